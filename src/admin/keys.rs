@@ -1,0 +1,351 @@
+//! Create, list, show, revoke, look up.
+//!
+//! Firm, creator and permissions of a new key are the token's, never the body's (K4, K10). A change runs in a task
+//! of its own, so that a caller who goes away leaves it neither half done nor unknown to this replica's cache.
+//! Create answers when the key works on every replica, revoke when none accepts it (K7), or with 503.
+
+use std::future::Future;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use utoipa::{IntoParams, ToSchema};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::auth::{Editor, Viewer};
+use super::problem::Problem;
+use super::request::{KeyInPath, Origin, StrictJson, StrictQuery};
+use super::server::{Inner, Shared};
+use super::views::{CreatedKey, Key, KeyLimits, KeyList, RevocationProof, RevokedKey, Status, status};
+use crate::clock;
+use crate::domain::{Action, KeyId, KeyName, KeyRecord, KeySecret, KeyState, ParsedKey, UserId};
+use crate::store::{Creation, KeyView, NewKey, Revocation, RevokeRequest, StoreError};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Longest Idempotency-Key, in characters: five UUIDs.
+const IDEMPOTENCY_KEY_CHARS_MAX: usize = 200;
+/// Longest reason of a revocation, in characters.
+const REASON_CHARS_MAX: usize = 500;
+/// How long a reading call waits for the store.
+const READ_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a changing call waits: longer than the longest lease, which a dead replica makes a revocation wait.
+const CHANGE_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// A key to be created.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateKey {
+    /// What people will call it: 1 to 100 characters, none of them a control character.
+    #[schema(example = "MCP server", min_length = 1)]
+    name: String,
+}
+
+/// Why a key is revoked.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RevokeKey {
+    /// For the log: at most 500 characters, none of them a control character.
+    #[serde(default)]
+    #[schema(example = "rotated", max_length = 500)]
+    reason: String,
+}
+
+/// A key to be looked up.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LookUpKey {
+    /// The whole key.
+    key: String,
+}
+
+impl Drop for LookUpKey {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
+/// Which keys to list.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// Only keys of this status; all by default.
+    #[param(inline)]
+    #[serde(default)]
+    status: StatusFilter,
+    /// Only keys that this user created.
+    creator: Option<String>,
+}
+
+/// A status, or all.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum StatusFilter {
+    /// Usable keys.
+    Active,
+    /// Revoked keys.
+    Revoked,
+    /// Both.
+    #[default]
+    All,
+}
+
+impl StatusFilter {
+    fn admits(self, status: Status) -> bool {
+        matches!((self, status), (Self::All, _) | (Self::Active, Status::Active) | (Self::Revoked, Status::Revoked))
+    }
+}
+
+/// Creates a key with the caller's permissions. The answer is the only one that ever shows the whole key.
+#[utoipa::path(
+    post, path = "/v1/keys", tag = "keys", security(("bearer" = [])), request_body = CreateKey,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated call create one key: 1 to 200 printable characters, remembered for 24 hours. A repeat answers the same without `key`.")),
+    responses((status = 201, description = "The key, shown once.", body = CreatedKey))
+)]
+pub(super) async fn create(
+    State(shared): State<Shared>,
+    Editor(caller): Editor,
+    origin: Origin,
+    headers: HeaderMap,
+    body: StrictJson<CreateKey>,
+) -> Result<Response, Problem> {
+    let name = KeyName::parse(&body.required()?.name).map_err(Problem::InvalidName)?;
+    let idempotency_key = idempotency_key(&headers)?;
+    let settings = shared.settings();
+    let secret = KeySecret::generate(&shared.state.namespace, caller.firm());
+    let id = KeyId::new(clock::fresh_uuid());
+    let prefix = secret.display_prefix();
+    let request_id = origin.request_id();
+    let mut audit = origin.record(Action::Create, caller.firm(), id, caller.user(), &settings.replica);
+    audit.key_name = name.as_str().to_owned();
+    audit.key_prefix = prefix.clone();
+    let record = KeyRecord {
+        id,
+        digest: secret.digest(),
+        name,
+        prefix: prefix.into(),
+        firm_id: caller.firm().clone(),
+        creator: caller.user().clone(),
+        creator_name: caller.name().map(Into::into),
+        permissions: caller.permissions().clone(),
+        created_at: clock::wall_now(),
+        state: KeyState::Live,
+    };
+    let wanted = record.name.clone();
+    let new = NewKey { record, firm_max: settings.per_firm_max, creator_max: settings.per_creator_max, idempotency_key, audit };
+    let change = shared.clone();
+    let creation = detached(&shared, async move { change.create_and_settle(new).await }).await.ok_or(Problem::StoreUnavailable)??;
+    match creation {
+        Creation::Created(record, ..) => {
+            tracing::info!(%request_id, key = %record.id, "a key was created");
+            Ok(created(&record, Some(secret.reveal())))
+        }
+        Creation::Replayed(record) if record.name != wanted => Err(Problem::IdempotencyConflict),
+        Creation::Replayed(record) => Ok(created(&record, None)),
+        Creation::FirmFull => Err(Problem::FirmKeyLimit(settings.per_firm_max)),
+        Creation::CreatorFull => Err(Problem::CreatorKeyLimit(settings.per_creator_max)),
+    }
+}
+
+/// Lists the firm's keys.
+#[utoipa::path(get, path = "/v1/keys", tag = "keys", security(("bearer" = [])), params(ListQuery), responses((status = 200, description = "The keys.", body = KeyList)))]
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    Viewer(caller): Viewer,
+    StrictQuery(query): StrictQuery<ListQuery>,
+) -> Result<Json<KeyList>, Problem> {
+    let creator = query
+        .creator
+        .as_deref()
+        .map(UserId::parse)
+        .transpose()
+        .map_err(|why| Problem::Malformed(format!("its creator is not a user id: {why}")))?;
+    let settings = shared.settings();
+    let views = shared.read("keys", shared.state.store.keys(caller.firm().clone())).await?;
+    let live = || views.iter().filter(|view| status(&view.record) == Status::Active);
+    let limits = KeyLimits {
+        per_firm_max: settings.per_firm_max,
+        per_creator_max: settings.per_creator_max,
+        firm_active: live().count(),
+        creator_active: live().filter(|view| view.record.creator == *caller.user()).count(),
+    };
+    let is_asked_for = |view: &&KeyView| {
+        query.status.admits(status(&view.record)) && creator.as_ref().is_none_or(|creator| view.record.creator == *creator)
+    };
+    let now = clock::wall_now();
+    Ok(Json(KeyList { keys: views.iter().filter(is_asked_for).map(|view| Key::show(view, now)).collect(), limits }))
+}
+
+/// Shows one key of the firm.
+#[utoipa::path(
+    get, path = "/v1/keys/{id}", tag = "keys", security(("bearer" = [])), params(("id" = String, Path, format = Uuid, description = "The key's id.")),
+    responses((status = 200, description = "The key.", body = Key))
+)]
+pub(super) async fn show(State(shared): State<Shared>, Viewer(caller): Viewer, KeyInPath(id): KeyInPath) -> Result<Json<Key>, Problem> {
+    let view = shared.read("key", shared.state.store.key(caller.firm().clone(), id)).await?.ok_or(Problem::NotFound("key"))?;
+    Ok(Json(Key::show(&view, clock::wall_now())))
+}
+
+/// Says which key of the firm this is, for "which key is this?" after a leak. The key is compared by its digest.
+#[utoipa::path(
+    post, path = "/v1/keys/lookup", tag = "keys", security(("bearer" = [])), request_body = LookUpKey,
+    responses((status = 200, description = "The key.", body = Key))
+)]
+pub(super) async fn lookup(
+    State(shared): State<Shared>,
+    Viewer(caller): Viewer,
+    body: StrictJson<LookUpKey>,
+) -> Result<Json<Key>, Problem> {
+    let presented = body.required()?;
+    let ParsedKey { digest, tag } = shared.state.namespace.parse_key(presented.key.as_bytes()).ok_or(Problem::NotFound("key"))?;
+    let found = shared.read("find", shared.state.store.find(tag, digest)).await?;
+    // Another firm's key is not found, as if it did not exist (K10).
+    let record = found.record.filter(|record| record.firm_id == *caller.firm()).ok_or(Problem::NotFound("key"))?;
+    let view = shared.read("key", shared.state.store.key(caller.firm().clone(), record.id)).await?.ok_or(Problem::NotFound("key"))?;
+    Ok(Json(Key::show(&view, clock::wall_now())))
+}
+
+/// Revokes a key. When this answers 200, no replica accepts it any more. Repeating it changes nothing.
+#[utoipa::path(
+    post, path = "/v1/keys/{id}/revoke", tag = "keys", security(("bearer" = [])), params(("id" = String, Path, format = Uuid, description = "The key's id.")),
+    request_body = Option<RevokeKey>, responses((status = 200, description = "The key is dead everywhere.", body = RevokedKey))
+)]
+pub(super) async fn revoke(
+    State(shared): State<Shared>,
+    Editor(caller): Editor,
+    KeyInPath(id): KeyInPath,
+    origin: Origin,
+    body: StrictJson<RevokeKey>,
+) -> Result<Json<RevokedKey>, Problem> {
+    let reason = body.0.unwrap_or_default().reason;
+    check_reason(&reason)?;
+    let request_id = origin.request_id();
+    let settings = shared.settings();
+    let mut audit = origin.record(Action::Revoke, caller.firm(), id, caller.user(), &settings.replica);
+    audit.reason = Some(reason.clone()).filter(|reason| !reason.is_empty());
+    let request = RevokeRequest { firm: caller.firm().clone(), key: id, by: caller.user().clone(), reason, audit };
+    let change = shared.clone();
+    let (record, proof) =
+        detached(&shared, async move { change.revoke_and_settle(request).await }).await.ok_or(Problem::RevocationUnconfirmed)??;
+    tracing::info!(%request_id, key = %record.id, "a key was revoked");
+    // The revocation is proven; what is known of the key's uses is a courtesy that may not spoil the answer.
+    let view = shared.read("key", shared.state.store.key(caller.firm().clone(), id)).await.ok().flatten();
+    let view = view.unwrap_or(KeyView { record, last_use: None, seen_with: Vec::new() });
+    Ok(Json(RevokedKey { key: Key::show(&view, clock::wall_now()), revocation: proof }))
+}
+
+impl Inner {
+    async fn create_and_settle(&self, new: NewKey) -> Result<Creation, Problem> {
+        let creation = self.ask("create", self.state.store.create(new)).await?;
+        let committed = clock::boot_now();
+        if let Creation::Created(record, partition, epoch) = &creation {
+            self.state.metrics.audit_records.with_label_values(&["key.create", "allowed"]).inc();
+            // The key exists and its text is nowhere but here: to withhold it now would leave a live key that
+            // nobody holds. At worst another replica refuses it for the life of a negative cache entry.
+            if self.state.coherence.settle_creation(*partition, *epoch, committed).await.is_err() {
+                tracing::warn!(key = %record.id, "a new key may be unknown to other replicas for a moment");
+            }
+        }
+        Ok(creation)
+    }
+
+    async fn revoke_and_settle(&self, request: RevokeRequest) -> Result<(KeyRecord, RevocationProof), Problem> {
+        let revocation = self.ask("revoke", self.state.store.revoke(request)).await?;
+        let committed = clock::boot_now();
+        let Revocation::Revoked { record, first, partition, epoch } = revocation else {
+            return Err(Problem::NotFound("key"));
+        };
+        if first {
+            self.state.metrics.audit_records.with_label_values(&["key.revoke", "allowed"]).inc();
+        }
+        // Also where the key was revoked before: the call that did it may have ended in doubt.
+        let settled = self.state.coherence.settle_revocation(partition, epoch, record.digest, committed).await;
+        let confirmations = settled.map_err(|_| Problem::RevocationUnconfirmed)?;
+        Ok((record, RevocationProof::of(&confirmations)))
+    }
+
+    /// Asks the store, with a deadline.
+    pub(super) async fn read<T>(&self, operation: &'static str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, Problem> {
+        tokio::time::timeout(READ_WAIT_MAX, self.ask(operation, call)).await.map_err(|_| Problem::StoreUnavailable)?
+    }
+
+    async fn ask<T>(&self, operation: &'static str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, Problem> {
+        call.await.map_err(|error| {
+            tracing::warn!(operation, error = ?error.to_string(), "the store failed the admin API");
+            Problem::StoreUnavailable
+        })
+    }
+}
+
+/// Runs a change to its end whatever becomes of the caller; `None` if it takes too long or panics.
+async fn detached<T: Send + 'static>(shared: &Shared, change: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    let (tell, told) = oneshot::channel();
+    shared.state.tasks.spawn("admin change", async move {
+        // Nobody listens any more when the caller has gone; the change is made all the same.
+        let _ = tell.send(change.await);
+    });
+    tokio::time::timeout(CHANGE_WAIT_MAX, told).await.ok()?.ok()
+}
+
+fn created(record: &KeyRecord, key: Option<&str>) -> Response {
+    let view = CreatedKey::show(record, key);
+    // Room for the whole text from the start, so that growing leaves no copies of the key behind; wiped after use.
+    let room = 1024 + 6 * (record.name.as_str().len() + record.permissions.names().map(|name| name.len() + 1).sum::<usize>());
+    let mut text = Zeroizing::new(Vec::with_capacity(room));
+    serde_json::to_writer(&mut *text, &view).expect("a key's view is plain data");
+    (StatusCode::CREATED, [(header::CONTENT_TYPE, "application/json")], Bytes::from_owner(text)).into_response()
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut lines = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let (Some(line), repeated) = (lines.next(), lines.next()) else { return Ok(None) };
+    let text = line
+        .to_str()
+        .ok()
+        .filter(|text| (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~')));
+    match (text, repeated) {
+        (Some(text), None) => Ok(Some(text.to_owned())),
+        _ => Err(Problem::Malformed(format!("Idempotency-Key is one header of 1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable characters"))),
+    }
+}
+
+fn check_reason(reason: &str) -> Result<(), Problem> {
+    if reason.chars().count() > REASON_CHARS_MAX || reason.chars().any(char::is_control) {
+        return Err(Problem::Malformed(format!("a reason has at most {REASON_CHARS_MAX} characters and no control characters")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn an_idempotency_key_is_one_printable_header() {
+        let check = |lines: &[&[u8]]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(IDEMPOTENCY_KEY, HeaderValue::from_bytes(line).expect("a header value"));
+            }
+            idempotency_key(&headers)
+        };
+        assert_eq!(check(&[]), Ok(None));
+        assert_eq!(check(&[b"a b"]), Ok(Some("a b".into())));
+        assert!(check(&[&[b'x'; 200]]).is_ok());
+        for lines in [&[b"".as_slice()][..], &[&[b'x'; 201]], &[b"a", b"a"], &[b"\xc3\xa9"], &[b"a\tb"]] {
+            assert!(check(lines).is_err(), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_reason_is_short_and_plain() {
+        assert!(check_reason("").is_ok() && check_reason(&"é".repeat(500)).is_ok());
+        assert!(check_reason(&"x".repeat(501)).is_err() && check_reason("a\nb").is_err());
+    }
+}

@@ -1,0 +1,30 @@
+//! The second listener: people and their programs manage a firm's keys here and read its activity log.
+//!
+//! `server.rs` lists the routes; `guard.rs` is what every request passes first and every answer last; `auth` says
+//! who is calling; `keys.rs` and `activity.rs` are the work. The firm is always the token's: no request names one.
+//! Leaves sockets, TLS and connection limits to whoever serves the [`handler`].
+
+mod server;
+mod settings;
+
+mod guard;
+mod host;
+mod problem;
+mod request;
+mod strict_json;
+
+pub mod auth;
+
+mod activity;
+mod cursor;
+mod followers;
+mod keys;
+mod views;
+mod whoami;
+
+mod openapi;
+mod page;
+
+pub use openapi::document;
+pub use server::{AdminState, Peer, handler, service};
+pub use settings::{Settings, SettingsError};

@@ -1,0 +1,124 @@
+//! Reads closed records in the order of their sequences, for whoever ships them.
+//!
+//! Reading needs the lock only to ask how far a segment may be read; what was written lately is still in the page cache.
+//! Everything is synced before it is read, so that nothing is shipped that a power cut could take back.
+
+use std::io;
+use std::num::NonZeroU64;
+use std::os::unix::fs::FileExt;
+
+use super::core::Core;
+use super::entry::{self, ENTRY_BYTES_MAX, Entry, Kind, Read};
+use super::log::View;
+use super::segment::{Place, damaged};
+use crate::domain::AuditRecord;
+use crate::metrics::Metrics;
+
+/// Most records that are read at a time: a store's transaction of a few milliseconds.
+const RECORDS_MAX: usize = 512;
+/// Reading ends with the record that brings it to this many bytes.
+const BYTES_MAX: u32 = 1024 * 1024;
+/// Bytes that are read from a file at once; more than one entry can have.
+const READ_BYTES: u32 = 8 * ENTRY_BYTES_MAX;
+
+/// How far reading has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Cursor {
+    /// Everything before it was looked at.
+    pub(super) place: Place,
+    /// The last sequence that was read.
+    pub(super) sequence: u64,
+}
+
+/// Records in sequence order, and where to go on after them.
+#[derive(Debug)]
+pub(super) struct Closed {
+    pub(super) records: Vec<AuditRecord>,
+    pub(super) next: Cursor,
+    bytes: u32,
+}
+
+impl Core {
+    /// Reads the records behind a cursor, as many as make a batch.
+    pub(super) fn closed_after(&self, from: Cursor) -> io::Result<Closed> {
+        self.sync()?;
+        let mut closed = Closed { records: Vec::new(), next: from, bytes: 0 };
+        while !closed.is_full() {
+            let place = closed.next.place;
+            let shippable = self.log.lock().shippable(place.segment);
+            closed.next.place = match shippable {
+                Some((view, _)) if place.offset < view.bytes => closed.read(&view)?,
+                Some((_, true)) => Place { segment: place.segment + 1, offset: 0 },
+                Some((_, false)) => break,
+                // The segment was deleted behind the cursor.
+                None => self.log.lock().place_after(closed.next.sequence),
+            };
+            if closed.next.place == place {
+                break;
+            }
+        }
+        Ok(closed)
+    }
+
+    /// Where to read on for a store that holds everything up to `mark`.
+    pub(super) fn resume_after(&self, mark: u64) -> io::Result<Cursor> {
+        let mut log = self.log.lock();
+        let (first, last) = (log.before_oldest() + 1, log.last_sequence());
+        if mark > last {
+            tracing::error!(
+                mark,
+                last,
+                "the store holds later records of this spool than the spool itself, as if the folder were an old copy"
+            );
+            log.skip_to(mark)?;
+        }
+        if mark + 1 < first {
+            tracing::error!(mark, first, "the store has forgotten records that the spool no longer holds");
+        }
+        Ok(Cursor { place: log.place_after(mark), sequence: mark })
+    }
+
+    /// The store holds everything before a cursor.
+    pub(super) fn note_shipped(&self, to: Cursor, metrics: &Metrics) {
+        let more = self.log.lock().set_shipped(to.sequence, to.place);
+        metrics.audit_shipped.inc_by(more);
+        self.shipped.send_replace(to.sequence);
+        self.observe();
+    }
+}
+
+impl Closed {
+    /// Whether it is as much as one batch may be.
+    pub(super) fn is_full(&self) -> bool {
+        self.records.len() >= RECORDS_MAX || self.bytes >= BYTES_MAX
+    }
+
+    /// Reads on in a segment; answers where it stopped.
+    fn read(&mut self, view: &View) -> io::Result<Place> {
+        let mut place = self.next.place;
+        let bytes = view.bytes.saturating_sub(place.offset).min(READ_BYTES);
+        let mut buffer = vec![0; bytes as usize];
+        view.file.read_exact_at(&mut buffer, u64::from(place.offset))?;
+        let mut rest = buffer.as_slice();
+        while !rest.is_empty() && !self.is_full() {
+            let Read::Entry(entry) = entry::read(rest) else { break };
+            self.take(&entry)?;
+            place.offset += entry.bytes;
+            rest = rest.get(entry.bytes as usize..).unwrap_or_default();
+        }
+        // What was read ends in the middle of an entry, but not in its first one.
+        if place == self.next.place { Err(damaged(place)) } else { Ok(place) }
+    }
+
+    fn take(&mut self, entry: &Entry<'_>) -> io::Result<()> {
+        if entry.head.kind != Kind::End || entry.head.sequence <= self.next.sequence {
+            return Ok(());
+        }
+        let mut record: AuditRecord = serde_json::from_slice(entry.payload)?;
+        record.sequence = NonZeroU64::new(entry.head.sequence);
+        self.records.push(record);
+        self.next.sequence = entry.head.sequence;
+        self.bytes += entry.bytes;
+        Ok(())
+    }
+}

@@ -1,0 +1,225 @@
+//! A listener at work: each connection from its first byte to the HTTP version that it speaks.
+//!
+//! The version is what ALPN settled, or what the first 24 bytes say (RFC 9113 section 3.4); either way the first bytes
+//! are awaited here, under a deadline of ours, because hyper has none. The two versions live in `http1` and `http2`.
+
+use std::error::Error;
+use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::accept::{Counted, Listener, Places, Reservation, accept_loop, canonical};
+use super::drain::{Drain, Phase, Watch};
+use super::proxy_protocol::{Announced, read_header};
+use super::stream::Socket;
+use super::tls::{Stream, Tls};
+use super::{Options, Peer, ProxyProtocol, Refuse, http1, http2};
+use crate::metrics::Metrics;
+use crate::tasks::Tasks;
+
+/// What a client with HTTP/2 sends first (RFC 9113 section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long sockets may take to close after everything was cut; tunnels notice at their next read.
+const CUT_GRACE: Duration = Duration::from_secs(1);
+
+/// What a connection speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Version {
+    Http1,
+    Http2,
+}
+
+/// Everything that a listener needs beside its sockets and its service.
+#[derive(Clone)]
+pub struct Server {
+    /// Limits and deadlines.
+    pub options: Options,
+    /// The certificate; `None` is clear text.
+    pub tls: Option<Tls>,
+    /// Where connections and streams are spawned.
+    pub tasks: Tasks,
+    /// For `connections`.
+    pub metrics: Metrics,
+    /// Makes the answer to a request that never reaches the service. `Connection`, `Content-Length` and `Date` are added here.
+    pub refusals: Arc<Refuse>,
+    /// Ends the listener.
+    pub drain: Drain,
+}
+
+impl Server {
+    /// Serves connections until the drain is over: returns when the last socket is closed, at the latest
+    /// `Options::drain` (and a second for closing) after [`Drain::begin`].
+    ///
+    /// The service's future is dropped when its client goes away, and its body when the client does so later.
+    pub async fn serve<S, F, B>(self, listeners: Vec<Listener>, service: S)
+    where
+        S: Fn(Request<Incoming>, Arc<Peer>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let options = &self.options;
+        let places = Places::new(options.name, options.connections_max, options.connections_per_address_max, self.metrics.clone());
+        // Its own handle, so that this listener's deadline cuts only this listener's connections.
+        let ours = Drain::new();
+        let server = Arc::new(self);
+        let connect = |tcp, address, reservation| {
+            let connection = connection(tcp, address, reservation, server.clone(), service.clone(), ours.watch());
+            server.tasks.spawn("connection", connection);
+        };
+        let accepting = futures_util::future::join_all(
+            listeners.into_iter().map(|listener| accept_loop(listener, places.clone(), server.drain.watch(), connect)),
+        );
+        let stopping = server.tasks.stopping();
+        let mut asked = server.drain.watch();
+        tokio::select! {
+            _ = accepting => {}
+            () = stopping.cancelled() => ours.cut(),
+        }
+        ours.begin();
+        tokio::select! {
+            () = places.emptied() => return,
+            () = tokio::time::sleep(server.options.drain) => {}
+            () = asked.reached(Phase::Cut) => {}
+            () = stopping.cancelled() => {}
+        }
+        ours.cut();
+        if timeout(CUT_GRACE, places.emptied()).await.is_err() {
+            tracing::warn!(listener = server.options.name, "some connections are still open after the drain");
+        }
+    }
+}
+
+async fn connection<S, F, B>(tcp: TcpStream, address: SocketAddr, room: Reservation, server: Arc<Server>, service: S, mut phase: Watch)
+where
+    S: Fn(Request<Incoming>, Arc<Peer>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let name = server.options.name;
+    let begun = tokio::select! {
+        begun = begin(tcp, address, room, &server) => begun,
+        // Whoever has not sent a request yet is idle.
+        () = phase.reached(Phase::Leaving) => return,
+    };
+    match begun {
+        Ok((Version::Http1, stream, peer)) => http1::serve(stream, service, peer, &server, phase).await,
+        Ok((Version::Http2, stream, peer)) => http2::serve(stream, service, peer, &server, phase).await,
+        Err(error) => tracing::debug!(listener = name, %address, %error, "a connection ended before its first request"),
+    }
+}
+
+/// From the accepted socket to the first bytes of HTTP.
+async fn begin(tcp: TcpStream, address: SocketAddr, room: Reservation, server: &Server) -> io::Result<(Version, Replay, Peer)> {
+    let limits = &server.options.limits;
+    let (stream, address) = timeout(limits.handshake, arrive(tcp, address, room, server)).await??;
+    let peer = Peer { address, secure: server.tls.is_some() };
+    let (version, stream) = timeout(limits.first_byte, sniff(stream)).await??;
+    Ok((version, stream, peer))
+}
+
+/// PROXY protocol, place, TLS.
+async fn arrive(mut tcp: TcpStream, address: SocketAddr, room: Reservation, server: &Server) -> io::Result<(Stream, SocketAddr)> {
+    let options = &server.options;
+    let client = match options.proxy_protocol {
+        ProxyProtocol::Off => address,
+        ProxyProtocol::Demanded if !options.trusts(address.ip()) => return Err(refused("not from a trusted proxy")),
+        ProxyProtocol::Demanded => match read_header(&mut tcp).await? {
+            Announced::Proxy => address,
+            Announced::Client(client) => canonical(client),
+        },
+    };
+    let counted = if options.trusts(client.ip()) { Counted::InAllOnly } else { Counted::ByAddress };
+    let place = room.occupy(client.ip(), counted).ok_or_else(|| refused("too many connections from this address"))?;
+    let socket = Socket::new(tcp, options.limits.write_stall, place);
+    match &server.tls {
+        Some(tls) => Ok((tls.accept(socket).await?, client)),
+        None => Ok((Stream::Clear(socket), client)),
+    }
+}
+
+fn refused(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, why)
+}
+
+/// Reads until the preface is complete or cannot come any more.
+async fn sniff(mut stream: Stream) -> io::Result<(Version, Replay)> {
+    let mut bytes = Vec::with_capacity(PREFACE.len());
+    let spoken = loop {
+        let missing = PREFACE.len() - bytes.len();
+        if (&mut stream).take(u64::try_from(missing).unwrap_or(0)).read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if !PREFACE.starts_with(&bytes) {
+            break Version::Http1;
+        }
+        if bytes.len() == PREFACE.len() {
+            break Version::Http2;
+        }
+    };
+    match stream.agreed() {
+        Some(agreed) if agreed != spoken => Err(refused("another version than ALPN settled")),
+        _ => Ok((spoken, Replay { sniffed: bytes.into(), stream })),
+    }
+}
+
+/// A tenth more or less, so that connections that began together do not end together.
+pub(super) fn spread(age: Duration) -> Duration {
+    // The standard library's hash keys are the cheapest random number there is, and nothing here needs to be secret.
+    let dice = RandomState::new().hash_one(0_u8) % 201;
+    age.mul_f64(0.9 + f64::from(u8::try_from(dice).unwrap_or(100)) / 1000.0)
+}
+
+/// A connection whose first bytes were read already and are read again.
+#[derive(Debug)]
+pub(super) struct Replay {
+    pub(super) sniffed: Bytes,
+    pub(super) stream: Stream,
+}
+
+impl AsyncRead for Replay {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.sniffed.has_remaining() {
+            let length = self.sniffed.len().min(buffer.remaining());
+            buffer.put_slice(&self.sniffed.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Replay {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,330 @@
+//! HTTP/1.1 on one connection.
+//!
+//! hyper frames; this file adds what hyper leaves open. One deadline for an idle connection and a shorter one for a
+//! head that has begun, where hyper has a single timer for both. And where hyper answers a malformed head by itself,
+//! with an empty body, the answer is replaced by one in the product's own words before it leaves.
+//!
+//! Both need to know whose turn it is, and hyper does not say. But service calls, the end of an answer's body and the
+//! flush behind it are visible from outside, and all happen in the connection's one task:
+//!
+//! ```text
+//! Idle ──first byte──▶ Head ──service called──▶ Serving ──body dropped──▶ Answered ──flushed──▶ Idle
+//! ```
+//!
+//! So what hyper writes while it is nobody's turn, in Idle or Head, is its own. (One is missed, and goes out as hyper
+//! wrote it: garbage behind a body that ended after its own answer, while that answer is still stuck in the socket.)
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::body::{Observed, Observer};
+use super::drain::{Phase, Watch};
+use super::http::{Replay, Server, spread};
+use super::own_answer::{RequestLine, read_own_answer, write_answer};
+use super::stream::Farewell;
+use super::{Limits, OwnRefusal, Peer, Refuse};
+
+/// Bytes of a request line and its header fields together; also of chunked trailers. More is 431. Header fields number
+/// at most 100, which is hyper's default, left alone because any other number moves its array from stack to heap.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Bytes that hyper buffers per connection and direction: the memory of a slow client.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// Serves a connection until it ends.
+pub(super) async fn serve<S, F, B>(stream: Replay, service: S, peer: Peer, server: &Server, mut phase: Watch)
+where
+    S: Fn(Request<Incoming>, Arc<Peer>) -> F,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let limits = &server.options.limits;
+    let peer = Arc::new(peer);
+    let turn = Arc::new(Turn(Mutex::new(Stage::Head)));
+    let wire = Wire::new(stream, turn.clone(), peer.clone(), server, phase.clone());
+    let calls = service_fn(|request: Request<Incoming>| {
+        turn.enter(Stage::Serving);
+        let turn = turn.clone();
+        let method = request.method().clone();
+        let answer = service(request, peer.clone());
+        async move {
+            let answer = answer.await;
+            if becomes_tunnel(&method, answer.status()) {
+                turn.enter(Stage::Tunnel);
+            }
+            Ok::<_, Infallible>(answer.map(|body| Observed::new(body, turn)))
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None) // `Wire` has the deadlines.
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .serve_connection(TokioIo::new(wire), calls)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let mut age = pin!(tokio::time::sleep(spread(limits.age)));
+    let mut next = Phase::Leaving;
+    loop {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(listener = server.options.name, %error, "an HTTP/1.1 connection ended early");
+                }
+                return;
+            }
+            () = phase.reached(next) => if next == Phase::Cut { return },
+            () = &mut age, if next == Phase::Leaving => {}
+        }
+        next = Phase::Cut;
+        turn.leave_if_idle();
+        connection.as_mut().graceful_shutdown();
+    }
+}
+
+fn becomes_tunnel(method: &Method, status: StatusCode) -> bool {
+    status == StatusCode::SWITCHING_PROTOCOLS || (method == Method::CONNECT && status.is_success())
+}
+
+/// Whose turn it is on the connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// Between requests.
+    Idle,
+    /// A request's head is coming in.
+    Head,
+    /// The service has the request, or hyper is sending its answer.
+    Serving,
+    /// hyper has all of the answer and is flushing it.
+    Answered,
+    /// The connection was idle and is asked to go.
+    Leaving,
+    /// No longer HTTP.
+    Tunnel,
+}
+
+/// The stage, shared by the three who see it change. All are in one task, so the lock is never waited for.
+struct Turn(Mutex<Stage>);
+
+impl Turn {
+    fn stage(&self) -> Stage {
+        *self.0.lock()
+    }
+
+    fn enter(&self, stage: Stage) {
+        *self.0.lock() = stage;
+    }
+
+    fn leave_if_idle(&self) {
+        let mut stage = self.0.lock();
+        if *stage == Stage::Idle {
+            *stage = Stage::Leaving;
+        }
+    }
+}
+
+impl Observer for Arc<Turn> {
+    fn ended(&self) {
+        let mut stage = self.0.lock();
+        if *stage == Stage::Serving {
+            *stage = Stage::Answered;
+        }
+    }
+}
+
+/// The connection as hyper sees it.
+struct Wire {
+    stream: Replay,
+    turn: Arc<Turn>,
+    peer: Arc<Peer>,
+    head: Duration,
+    idle: Duration,
+    /// Until when the next byte, or the end of the head, must have come; holds in `Idle` and `Head`.
+    deadline: Instant,
+    /// Made when first needed, and moved as seldom as possible: it may fire early, never late.
+    timer: Option<Pin<Box<Sleep>>>,
+    line: RequestLine,
+    /// What goes out instead of what hyper wrote.
+    instead: Bytes,
+    refusals: Arc<Refuse>,
+    phase: Watch,
+    /// In a tunnel: fires when the drain's deadline has passed.
+    cut: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Wire {
+    fn new(stream: Replay, turn: Arc<Turn>, peer: Arc<Peer>, server: &Server, phase: Watch) -> Self {
+        let Limits { head, idle, .. } = server.options.limits;
+        Self {
+            stream,
+            turn,
+            peer,
+            head,
+            idle,
+            deadline: Instant::now() + head,
+            timer: None,
+            line: RequestLine::Empty,
+            instead: Bytes::new(),
+            refusals: server.refusals.clone(),
+            phase,
+            cut: None,
+        }
+    }
+
+    /// Whether the deadline has passed; if not, the task is woken when it does.
+    fn is_overdue(&mut self, context: &mut Context<'_>) -> bool {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(self.deadline)));
+        loop {
+            if timer.is_elapsed() || timer.deadline() > self.deadline {
+                timer.as_mut().reset(self.deadline);
+            }
+            if timer.as_mut().poll(context).is_pending() {
+                return false;
+            }
+            if Instant::now() >= self.deadline {
+                return true;
+            }
+        }
+    }
+
+    fn note_read(&mut self, stage: Stage, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if stage == Stage::Idle {
+            self.turn.enter(Stage::Head);
+            self.deadline = Instant::now() + self.head;
+            self.line = RequestLine::Empty;
+        }
+        self.line.note(bytes);
+    }
+
+    fn poll_tunnel(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut phase = self.phase.clone();
+        let cut = self.cut.get_or_insert_with(|| Box::pin(async move { phase.reached(Phase::Cut).await }));
+        if cut.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the gateway is shutting down")));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+
+    /// Takes an answer of hyper's own out of what it writes.
+    fn intercepts(&mut self, bytes: &[u8]) -> bool {
+        if !matches!(self.turn.stage(), Stage::Idle | Stage::Head) {
+            return false;
+        }
+        let Some((status, date)) = read_own_answer(bytes) else { return false };
+        let refusal = match status {
+            414 => OwnRefusal::TargetTooLong,
+            431 if self.line == RequestLine::Begun => OwnRefusal::TargetTooLong,
+            431 => OwnRefusal::HeadersTooLarge,
+            _ => OwnRefusal::Malformed,
+        };
+        self.instead = write_answer(&(self.refusals)(refusal, &self.peer), date);
+        true
+    }
+
+    fn poll_instead(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.instead.has_remaining() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(context, &self.instead))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.instead.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let stage = this.turn.stage();
+        match stage {
+            Stage::Idle | Stage::Head => {}
+            Stage::Serving | Stage::Answered => return Pin::new(&mut this.stream).poll_read(context, buffer),
+            Stage::Tunnel => return this.poll_tunnel(context, buffer),
+            Stage::Leaving => return Poll::Ready(Ok(())),
+        }
+        let before = buffer.filled().len();
+        match Pin::new(&mut this.stream).poll_read(context, buffer) {
+            Poll::Ready(Ok(())) => {
+                this.note_read(stage, buffer.filled().get(before..).unwrap_or_default());
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending if this.is_overdue(context) => {
+                // To hyper it looks as if the client had gone, and hyper closes.
+                this.turn.enter(Stage::Leaving);
+                Poll::Ready(Ok(()))
+            }
+            result => result,
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.intercepts(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        ready!(this.poll_instead(context))?;
+        Pin::new(&mut this.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let mut filled = slices.iter().filter(|slice| !slice.is_empty());
+        if let (Some(head), None) = (filled.next(), filled.next())
+            && this.intercepts(head)
+        {
+            return Poll::Ready(Ok(head.len()));
+        }
+        ready!(this.poll_instead(context))?;
+        Pin::new(&mut this.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_instead(context))?;
+        ready!(Pin::new(&mut this.stream).poll_flush(context))?;
+        if this.turn.stage() == Stage::Answered {
+            this.turn.enter(Stage::Idle);
+            this.deadline = Instant::now() + this.idle;
+            // hyper may already wait for bytes and not ask again until some come: the task is to be woken all the same.
+            this.is_overdue(context);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_instead(context))?;
+        if this.turn.stage() == Stage::Leaving {
+            this.stream.stream.socket_mut().part_with(Farewell::Leave);
+        }
+        Pin::new(&mut this.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,299 @@
+//! The open account of one request, from its head to the last byte of its answer.
+//!
+//! An exchange ends exactly once: when the answer's last byte was handed over, or when the future or the body that
+//! holds it is dropped because the client went away. `Drop` cannot wait, so everything that ends an exchange is
+//! synchronous and bounded: one entry in the spool, whose room was reserved, and a few counters. Requests without a
+//! known key leave metrics and a log line; those with one also leave a record (K16).
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
+use crate::audit::{Spool, Ticket};
+use crate::clock;
+use crate::domain::{Action, AuditRecord, BootInstant, KeyRecord, Outcome, Rejection, RequestId, Timestamp};
+use crate::metrics::Metrics;
+
+use super::admit::Principal;
+use super::client_address::ClientAddress;
+use super::forward::{Meter, TunnelEnd, TunnelOutcome};
+use super::limit::Standing;
+use super::policy::Grant;
+use super::target::Target;
+
+/// A caller's texts in a record are cut to this many bytes.
+const RECORDED_TEXT_BYTES_MAX: usize = 256;
+/// A path in a record is cut to this many bytes.
+const RECORDED_PATH_BYTES_MAX: usize = 1024;
+/// What metrics call a request that no route matched.
+const NO_ROUTE: &str = "none";
+
+/// The account of one request.
+#[derive(Debug)]
+pub struct Exchange {
+    request: RequestId,
+    began: BootInstant,
+    decided: Timestamp,
+    method: Method,
+    host: Option<Box<str>>,
+    path: Option<Box<str>>,
+    user_agent: Option<HeaderValue>,
+    traceparent: Option<HeaderValue>,
+    client: ClientAddress,
+    meter: Arc<Meter>,
+    /// Whom the record is about; absent until the key is known.
+    key: Option<Box<KeyRecord>>,
+    route: Option<(crate::domain::RouteId, Arc<str>)>,
+    ticket: Option<Ticket>,
+    allowance: Option<Standing>,
+    status: Option<StatusCode>,
+    refusal: Option<(Outcome, &'static str)>,
+    forwarded: Option<BootInstant>,
+    response_bytes: u64,
+    tunnelled_up: u64,
+    is_complete: bool,
+    books: Books,
+}
+
+/// Where an exchange is written down.
+#[derive(Clone, Debug)]
+pub struct Books {
+    /// The spool.
+    pub spool: Arc<Spool>,
+    /// The counters.
+    pub metrics: Metrics,
+}
+
+impl Exchange {
+    /// Opens the account of a request whose head has arrived.
+    pub fn open(parts: &Parts, client: ClientAddress, books: &Books) -> Self {
+        books.metrics.requests_in_flight.inc();
+        Self {
+            request: RequestId::new(clock::fresh_uuid()),
+            began: clock::boot_now(),
+            decided: clock::wall_now(),
+            method: parts.method.clone(),
+            host: None,
+            path: None,
+            user_agent: parts.headers.get(header::USER_AGENT).cloned(),
+            traceparent: traceparent(&parts.headers).cloned(),
+            client,
+            meter: Arc::default(),
+            key: None,
+            route: None,
+            ticket: None,
+            allowance: None,
+            status: None,
+            refusal: None,
+            forwarded: None,
+            response_bytes: 0,
+            tunnelled_up: 0,
+            is_complete: false,
+            books: books.clone(),
+        }
+    }
+
+    /// The request's name.
+    pub fn request(&self) -> RequestId {
+        self.request
+    }
+
+    /// Where the request came from.
+    pub fn client(&self) -> &ClientAddress {
+        &self.client
+    }
+
+    /// Counts the request's body bytes.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    /// The key's digest, once the key is known.
+    pub fn digest(&self) -> Option<crate::domain::KeyDigest> {
+        self.key.as_ref().map(|key| key.digest)
+    }
+
+    /// What is left of the key's window, for the answer's header fields.
+    pub fn allowance(&self) -> Option<Standing> {
+        self.allowance
+    }
+
+    /// Notes what is asked for, once it has been found unambiguous.
+    pub fn aim(&mut self, target: &Target) {
+        self.host = Some(cut(target.host(), RECORDED_TEXT_BYTES_MAX).into());
+        self.path = Some(cut(target.path_and_query().path(), RECORDED_PATH_BYTES_MAX).into());
+    }
+
+    /// Notes whose request it is: from here on it leaves a record.
+    pub fn identify(&mut self, key: &KeyRecord, standing: Option<Standing>) {
+        self.key = Some(Box::new(key.clone()));
+        self.allowance = standing;
+    }
+
+    /// Notes that the request was counted, and when; that moment is the record's time.
+    pub fn count(&mut self, standing: Standing) {
+        self.decided = clock::wall_now();
+        self.allowance = Some(standing);
+    }
+
+    /// Writes down that the request is about to be forwarded.
+    ///
+    /// # Errors
+    /// [`Rejection::AuditUnavailable`]: what cannot be recorded must not happen.
+    pub fn begin(&mut self, principal: &Principal, grant: &Grant) -> Result<(), Rejection> {
+        self.route = Some((grant.route().clone(), grant.upstream_name().clone()));
+        let record = self.record(principal.record(), Outcome::Unknown);
+        self.ticket = Some(self.books.spool.begin(&record).map_err(|_| Rejection::AuditUnavailable)?);
+        let now = clock::boot_now();
+        self.forwarded = Some(now);
+        self.books.metrics.added_duration.observe(now.since(self.began).as_secs_f64());
+        Ok(())
+    }
+
+    /// Notes that the request is refused, for the record and the log.
+    pub fn refuse(&mut self, rejection: &Rejection) {
+        let consequence = rejection.consequence();
+        self.refusal = Some((Outcome::Refused(consequence.code), consequence.reason));
+        self.books.metrics.rejections.with_label_values(&[consequence.reason]).inc();
+        if self.forwarded.is_none() {
+            self.books.metrics.added_duration.observe(clock::boot_now().since(self.began).as_secs_f64());
+        }
+        tracing::debug!(request_id = %self.request, client = %self.client.ip, reason = consequence.reason, "refused");
+    }
+
+    /// Notes the status of the answer.
+    pub fn answer(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        if let (Some(forwarded), Some((_, upstream)), None) = (self.forwarded, &self.route, self.refusal) {
+            let took = clock::boot_now().since(forwarded).as_secs_f64();
+            self.books.metrics.upstream_duration.with_label_values(&[upstream]).observe(took);
+        }
+    }
+
+    /// Counts bytes of the answer's body that were handed over.
+    pub fn sent(&mut self, bytes: usize) {
+        self.response_bytes = self.response_bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    /// Notes that the whole answer was handed over; dropped without this, the client went away.
+    pub fn complete(&mut self) {
+        self.is_complete = true;
+    }
+
+    /// Notes why the answer was cut short.
+    pub fn cut_short(&mut self, reason: &'static str) {
+        self.refusal.get_or_insert((Outcome::Allowed, reason));
+    }
+
+    /// Notes how a tunnel ended, and what went through it.
+    pub fn tunnelled(&mut self, end: TunnelEnd) {
+        self.tunnelled_up = end.bytes_up;
+        self.response_bytes = self.response_bytes.saturating_add(end.bytes_down);
+        match end.outcome {
+            TunnelOutcome::Closed => self.complete(),
+            TunnelOutcome::Cut => self.cut_short("key_revoked"),
+            TunnelOutcome::Idle => self.cut_short("tunnel_idle"),
+            TunnelOutcome::Broken => self.cut_short("tunnel_broken"),
+        }
+    }
+
+    fn outcome(&self) -> (Outcome, Option<&'static str>) {
+        match self.refusal {
+            Some((outcome, reason)) => (outcome, Some(reason)),
+            None if std::thread::panicking() => {
+                let consequence = Rejection::consequence(&super::handle::panicked());
+                (Outcome::Refused(consequence.code), Some(consequence.reason))
+            }
+            None if self.is_complete => (Outcome::Allowed, None),
+            None => (Outcome::Allowed, Some("client_abort")),
+        }
+    }
+
+    fn record(&self, key: &KeyRecord, outcome: Outcome) -> AuditRecord {
+        let actor = key.id.to_string();
+        AuditRecord {
+            time: self.decided,
+            outcome,
+            client_ip: Some(self.client.ip.to_string()),
+            user_agent: self.user_agent.as_ref().map(printable),
+            request_id: Some(self.request.to_string()),
+            traceparent: self.traceparent.as_ref().map(printable),
+            method: Some(cut(self.method.as_str(), RECORDED_TEXT_BYTES_MAX).to_owned()),
+            host: self.host.as_deref().map(str::to_owned),
+            path: self.path.as_deref().map(str::to_owned),
+            route: self.route.as_ref().map(|(route, _)| route.as_str().to_owned()),
+            upstream: self.route.as_ref().map(|(_, upstream)| upstream.to_string()),
+            status: self.status.map(|status| status.as_u16()),
+            ..AuditRecord::of_key(Action::Use, key, &actor, self.request.uuid(), self.books.spool.replica().clone())
+        }
+    }
+
+    fn close(&mut self) {
+        let took = clock::boot_now().since(self.began);
+        let (outcome, reason) = self.outcome();
+        self.show(outcome, took.as_secs_f64());
+        let Some(key) = self.key.take() else { return };
+        let mut record = self.record(&key, outcome);
+        record.request_bytes = Some(self.meter.request_bytes().saturating_add(self.tunnelled_up));
+        record.response_bytes = Some(self.response_bytes);
+        record.duration_us = Some(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        record.reason = reason.map(str::to_owned);
+        match self.ticket.take() {
+            Some(ticket) => ticket.finish(record),
+            // Refused before it was begun: room was not reserved, but the spool keeps counting what it cannot write.
+            None if matches!(outcome, Outcome::Refused(_)) => drop(self.books.spool.refuse(record)),
+            // The client went away before anything was decided: nothing happened that a record could tell.
+            None => {}
+        }
+    }
+
+    fn show(&self, outcome: Outcome, seconds: f64) {
+        let metrics = &self.books.metrics;
+        metrics.requests_in_flight.dec();
+        let route = self.route.as_ref().map_or(NO_ROUTE, |(route, _)| route.as_str());
+        let word = match outcome {
+            Outcome::Allowed => "allowed",
+            Outcome::Refused(code) => code,
+            Outcome::Unknown => "unknown",
+        };
+        metrics.requests.with_label_values(&[route, word, status_class(self.status)]).inc();
+        metrics.request_duration.with_label_values(&[route]).observe(seconds);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn status_class(status: Option<StatusCode>) -> &'static str {
+    match status.map(|status| status.as_u16() / 100) {
+        Some(1) => "1xx",
+        Some(2) => "2xx",
+        Some(3) => "3xx",
+        Some(4) => "4xx",
+        Some(5) => "5xx",
+        _ => "none",
+    }
+}
+
+/// A header value as printable text: what is not ASCII is escaped, and it is cut.
+fn printable(value: &HeaderValue) -> String {
+    let text: String = value.as_bytes().iter().flat_map(|byte| byte.escape_ascii()).map(char::from).take(RECORDED_TEXT_BYTES_MAX).collect();
+    text.replace("\\\"", "\"").replace("\\'", "'")
+}
+
+fn cut(text: &str, bytes_max: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes_max)).unwrap_or(text)
+}
+
+/// A valid W3C `traceparent` (Trace Context section 3.2): version, trace id, parent id, flags, all lower-case hex.
+fn traceparent(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let value = headers.get("traceparent")?;
+    let parts: Vec<&[u8]> = value.as_bytes().split(|byte| *byte == b'-').collect();
+    let lengths_fit = parts.len() >= 4 && parts.iter().take(4).map(|part| part.len()).eq([2, 32, 16, 2]);
+    let is_hex = value.as_bytes().iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'));
+    (lengths_fit && is_hex).then_some(value)
+}

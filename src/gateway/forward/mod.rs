@@ -1,0 +1,233 @@
+//! The last step: the granted request goes to its upstream, and the answer comes back.
+//!
+//! `headers` decides what crosses, `body` counts and cuts, `balance` picks an endpoint, `pool` finds a `connection` to
+//! it, `send` waits for the answer, `upgrade` passes WebSockets on, `health` says which endpoints to avoid.
+//! Promises: what was decided on is what is sent; no byte of the client's framing, credential or claimed identity
+//! survives; an incomplete message never looks complete, in either direction; a request that an upstream may have seen
+//! is never sent twice; every wait ends. Retries of answered requests and caching are not for a gateway that audits.
+
+mod balance;
+mod body;
+mod connection;
+mod headers;
+mod health;
+mod pool;
+mod send;
+#[cfg(test)]
+mod tests;
+mod upgrade;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use self::balance::Balance;
+pub use self::body::{BodyError, DeclaredLength, Fate, Meter, UpstreamBody, check_declared_length};
+use self::pool::{Dialers, Limits, Pool};
+pub use self::upgrade::{Tunnel, TunnelEnd, TunnelOutcome};
+use crate::config;
+use crate::dial::{Dialer, Endpoint, Scheme};
+use crate::domain::Rejection;
+use crate::gateway::client_address::ClientAddress;
+use crate::metrics::Metrics;
+use crate::tasks::Tasks;
+
+/// All upstreams of one configuration.
+#[derive(Debug)]
+pub struct Forwarder {
+    upstreams: BTreeMap<String, Arc<Upstream>>,
+}
+
+/// One service behind the gateway, with its connections.
+pub struct Upstream {
+    config: config::Upstream,
+    limits: Limits,
+    balance: Balance,
+    can_upgrade: bool,
+    observe: Box<dyn Fn(f64) + Send + Sync>,
+}
+
+/// Whether a route passes WebSockets on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Websocket {
+    /// An `Upgrade` is dropped and the request served as it is.
+    Refused,
+    /// `Upgrade: websocket`, and CONNECT with `:protocol` websocket, become tunnels.
+    Allowed,
+}
+
+/// Where a request goes, and what the gateway says about it.
+#[derive(Debug)]
+pub struct Forwarding<'a> {
+    /// The service.
+    pub upstream: &'a Upstream,
+    /// What it is asked for: `Target::path_and_query`, or `Target::without_prefix`.
+    pub path_and_query: PathAndQuery,
+    /// `Target::authority`: upstreams see the host that the client named.
+    pub host: &'a HeaderValue,
+    /// `X-Request-Id`.
+    pub request_id: HeaderValue,
+    /// The assertion header.
+    pub assertion: (HeaderName, HeaderValue),
+    /// Who asks.
+    pub client: &'a ClientAddress,
+    /// Whether the route passes WebSockets on.
+    pub websocket: Websocket,
+    /// What [`check_declared_length`] found.
+    pub declared_length: DeclaredLength,
+    /// Where a body of undeclared length is cut.
+    pub body_bytes_max: u64,
+    /// Counts the body.
+    pub meter: Arc<Meter>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Forwarded {
+    /// The upstream's answer, with its body still to come.
+    Answer(Response<UpstreamBody>),
+    /// The head to answer with, and the tunnel to run once it has been returned.
+    Tunnel(Response<()>, Tunnel),
+}
+
+/// Why there is no answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// To be answered like any other refusal.
+    Rejected(Rejection),
+    /// The client broke off its body: nobody is left to answer.
+    ClientGone,
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+/// Why an upstream cannot be used as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// An endpoint is not an address.
+    #[error("upstream {upstream}: endpoint {endpoint:?}: {problem}")]
+    Endpoint {
+        /// Name of the upstream.
+        upstream: String,
+        /// What was written.
+        endpoint: String,
+        /// A sentence.
+        problem: String,
+    },
+    /// There is no endpoint.
+    #[error("upstream {upstream}: there is no endpoint")]
+    NoEndpoint {
+        /// Name of the upstream.
+        upstream: String,
+    },
+    /// The certificate authorities cannot be read.
+    #[error("upstream {upstream}: ca: {problem}")]
+    Authorities {
+        /// Name of the upstream.
+        upstream: String,
+        /// The reason.
+        #[source]
+        problem: std::io::Error,
+    },
+}
+
+impl Forwarder {
+    /// Makes the upstreams. Those of `previous` whose configuration is the same are taken over with their connections;
+    /// the certificate authorities of such a one are not read again. Connections are made when they are needed.
+    ///
+    /// # Errors
+    /// When an upstream cannot be used as configured; nothing has changed then.
+    pub fn new(
+        upstreams: &BTreeMap<String, config::Upstream>,
+        tasks: &Tasks,
+        metrics: &Metrics,
+        previous: Option<&Self>,
+    ) -> Result<Self, ForwardError> {
+        let make = |(name, config): (&String, &config::Upstream)| {
+            let kept = previous.and_then(|previous| previous.upstream(name)).filter(|kept| kept.config == *config);
+            let upstream = kept.map_or_else(|| Upstream::new(name, config, tasks, metrics).map(Arc::new), Ok)?;
+            Ok((name.clone(), upstream))
+        };
+        Ok(Self { upstreams: upstreams.iter().map(make).collect::<Result<_, ForwardError>>()? })
+    }
+
+    /// The upstream of this name.
+    pub fn upstream(&self, name: &str) -> Option<Arc<Upstream>> {
+        self.upstreams.get(name).cloned()
+    }
+
+    /// Sends a request and waits for the head of the answer. Dropping the future aborts the request.
+    ///
+    /// # Errors
+    /// `ClientGone`, or one of `UpstreamUnreachable`, `UpstreamTimeout`, `UpstreamBroken`, `UpstreamOverloaded`,
+    /// `BodyGrewTooLarge`, `BodyTooSlow`; `MethodRefused` for a WebSocket over HTTP/2 where the route has none.
+    pub async fn send(&self, request: Request<Incoming>, to: &Forwarding<'_>) -> Result<Forwarded, Failure> {
+        send::send(request, to).await
+    }
+}
+
+impl Upstream {
+    fn new(name: &str, config: &config::Upstream, tasks: &Tasks, metrics: &Metrics) -> Result<Self, ForwardError> {
+        let authorities = |problem| ForwardError::Authorities { upstream: name.to_owned(), problem };
+        let dialers = Dialers {
+            any: Dialer::new(config.ca.as_deref(), &[b"h2", b"http/1.1"]).map_err(authorities)?,
+            http1: Dialer::new(config.ca.as_deref(), &[b"http/1.1"]).map_err(authorities)?,
+        };
+        let limits = Limits {
+            connections_max: config.connections_max.max(1),
+            connect: config.timeout.connect,
+            response_header: config.timeout.response_header,
+            idle: config.timeout.idle,
+        };
+        let parse = |text: &String| {
+            Endpoint::parse(text).map_err(|problem| ForwardError::Endpoint { upstream: name.to_owned(), endpoint: text.clone(), problem })
+        };
+        let endpoints = config.endpoints.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        if endpoints.is_empty() {
+            return Err(ForwardError::NoEndpoint { upstream: name.to_owned() });
+        }
+        let can_upgrade = endpoints.iter().all(|endpoint| endpoint.scheme != Scheme::H2c);
+        let pools: Vec<_> = endpoints.into_iter().map(|endpoint| Pool::new(endpoint, dialers.clone(), limits, tasks.clone())).collect();
+        if let Some(health) = &config.health {
+            for pool in &pools {
+                tasks.spawn("upstream health", health::check_forever(Arc::downgrade(pool), health.clone(), tasks.clone()));
+            }
+        }
+        let duration = metrics.upstream_duration.with_label_values(&[name]);
+        let observe = Box::new(move |seconds| duration.observe(seconds));
+        Ok(Self { config: config.clone(), limits, balance: Balance::new(pools), can_upgrade, observe })
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn balance(&self) -> &Balance {
+        &self.balance
+    }
+
+    /// WebSockets need an HTTP/1.1 connection; h2c endpoints have none.
+    fn can_upgrade(&self) -> bool {
+        self.can_upgrade
+    }
+
+    fn observe(&self, until_answered: Duration) {
+        (self.observe)(until_answered.as_secs_f64());
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Upstream").field("config", &self.config).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,223 @@
+//! One request, sent and answered: find a connection, send, wait no longer than allowed, look at the answer's head.
+//!
+//! A request of which nothing was written is sent again over a fresh connection, whatever its method; a request that may
+//! have been read is never sent twice. Waiting for the answer counts from the end of the request. Who is to blame for a
+//! failure is decided here: the client's body, the client's leaving, or the upstream.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use tokio::time::{sleep, timeout};
+
+use super::body::{self, Fate, Meter, RequestBody, UpstreamBody};
+use super::connection::SendFailure;
+use super::headers::{self, Ours};
+use super::pool::{Lease, Limits, Origin, Pool, Wanted};
+use super::upgrade;
+use super::{Failure, Forwarded, Forwarding, Upstream};
+use crate::clock;
+use crate::domain::Rejection;
+use crate::gateway::target::parse_length;
+
+/// How often a request that came back unsent is sent again. A second one meets a connection that was closed as soon as
+/// it was made; a third would be a third reason to believe that the upstream is broken.
+const REPLAYS_MAX: usize = 2;
+/// How many endpoints are tried for one request, so that a client does not wait for a whole fleet to time out.
+const ENDPOINTS_TRIED_MAX: usize = 3;
+/// More than a client can be silent for before it is cut, so that a longer silence is the upstream's.
+const STALL_MARGIN: Duration = Duration::from_secs(5);
+
+/// What went wrong with an upstream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Trouble {
+    /// No connection.
+    Unreachable,
+    /// Too late.
+    Timeout,
+    /// What came is not an answer.
+    Broken,
+    /// No slot.
+    Overloaded,
+}
+
+impl From<Trouble> for Failure {
+    fn from(trouble: Trouble) -> Self {
+        Self::Rejected(match trouble {
+            Trouble::Unreachable => Rejection::UpstreamUnreachable,
+            Trouble::Timeout => Rejection::UpstreamTimeout,
+            Trouble::Broken => Rejection::UpstreamBroken,
+            Trouble::Overloaded => Rejection::UpstreamOverloaded,
+        })
+    }
+}
+
+/// See [`super::Forwarder::send`].
+pub(super) async fn send(mut request: Request<Incoming>, to: &Forwarding<'_>) -> Result<Forwarded, Failure> {
+    let started = clock::boot_now();
+    let wish = upgrade::wish(&mut request, to)?;
+    let (mut parts, incoming) = request.into_parts();
+    let ours = Ours {
+        host: to.host,
+        request_id: &to.request_id,
+        assertion: &to.assertion,
+        client: to.client,
+        received_as: parts.version,
+        length: to.declared_length,
+    };
+    headers::for_upstream(&mut parts.headers, &ours);
+    // What hyper noted about the client's side (upgrades, pseudo-headers) must not steer the upstream's.
+    parts.extensions.clear();
+    if let Some(wish) = &wish {
+        wish.write(&mut parts);
+    }
+    let request = Request::from_parts(parts, RequestBody::new(incoming, to.meter.clone(), to.body_bytes_max));
+    let wanted = if wish.is_some() { Wanted::Http1 } else { Wanted::Any };
+    let (response, lease) = exchange(to.upstream, request, wanted, to).await?;
+    to.upstream.observe(clock::boot_now().since(started));
+    match wish {
+        Some(wish) => wish.answer(response, lease, to),
+        None if response.status() == StatusCode::SWITCHING_PROTOCOLS => Err(Trouble::Broken.into()),
+        None => Ok(Forwarded::Answer(answer(response, lease, to))),
+    }
+}
+
+/// An upstream's answer as the client gets it.
+pub(super) fn answer(response: Response<Incoming>, lease: Lease, to: &Forwarding<'_>) -> Response<UpstreamBody> {
+    let (mut parts, incoming) = response.into_parts();
+    headers::for_client(&mut parts.headers, parts.version);
+    if parts.status == StatusCode::NO_CONTENT {
+        // RFC 9110 section 8.6.
+        parts.headers.remove(CONTENT_LENGTH);
+    }
+    parts.version = Version::default();
+    parts.extensions.clear();
+    Response::from_parts(parts, UpstreamBody::new(incoming, lease, to.meter.clone(), to.upstream.limits().idle))
+}
+
+async fn exchange(
+    upstream: &Upstream,
+    mut request: Request<RequestBody>,
+    wanted: Wanted,
+    to: &Forwarding<'_>,
+) -> Result<(Response<Incoming>, Lease), Failure> {
+    let mut origin = Origin::Any;
+    for _ in 0..=REPLAYS_MAX {
+        let mut lease = lease(upstream, wanted, origin).await?;
+        let endpoint = lease.endpoint().clone();
+        lease.connection().address(&mut request, &endpoint, &to.path_and_query, to.host)?;
+        match await_answer(lease.connection().send(request), &to.meter, upstream.limits())
+            .await
+            .map_err(|trouble| blame(&to.meter, trouble))?
+        {
+            Ok(response) if is_sound(&response) => return Ok((response, lease)),
+            Ok(response) => {
+                tracing::warn!(%endpoint, status = response.status().as_u16(), "an upstream's answer has an invalid status or framing");
+                return Err(Trouble::Broken.into());
+            }
+            Err(SendFailure::Unsent(returned)) => request = *returned,
+            Err(SendFailure::Broken(error)) => {
+                tracing::debug!(%endpoint, %error, "an exchange with an upstream broke");
+                return Err(blame(&to.meter, Trouble::Broken));
+            }
+        }
+        origin = Origin::Fresh;
+    }
+    Err(Trouble::Broken.into())
+}
+
+/// A connection to any endpoint: nothing is sent yet, so that the next may be tried when one cannot be reached.
+async fn lease(upstream: &Upstream, wanted: Wanted, origin: Origin) -> Result<Lease, Trouble> {
+    let mut tried: Vec<Arc<Pool>> = Vec::new();
+    let mut last = Trouble::Unreachable;
+    while tried.len() < ENDPOINTS_TRIED_MAX
+        && let Some(pool) = upstream.balance().pick(&tried)
+    {
+        match pool.lease(wanted, origin).await {
+            Ok(lease) => return Ok(lease),
+            Err(Trouble::Overloaded) => return Err(Trouble::Overloaded),
+            Err(trouble) => last = trouble,
+        }
+        tried.push(pool);
+    }
+    Err(last)
+}
+
+/// Waits for the head of the answer. While the request is being sent, only its standing still is limited: longer than a
+/// client may be silent, it is the upstream that takes no more.
+async fn await_answer<T>(sending: impl Future<Output = T>, meter: &Meter, limits: Limits) -> Result<T, Trouble> {
+    let mut sending = pin!(sending);
+    let stall_max = limits.idle.max(body::PAUSE_MAX + STALL_MARGIN);
+    while meter.fate() == Fate::Open {
+        let sent = meter.request_bytes();
+        tokio::select! {
+            biased;
+            outcome = &mut sending => return Ok(outcome),
+            () = meter.ended() => break,
+            () = sleep(stall_max) => if meter.request_bytes() == sent {
+                return Err(Trouble::Timeout);
+            }
+        }
+    }
+    timeout(limits.response_header, sending).await.map_err(|_| Trouble::Timeout)
+}
+
+/// Whose fault it is that there is no answer.
+fn blame(meter: &Meter, trouble: Trouble) -> Failure {
+    match meter.fate() {
+        Fate::TooLarge => Failure::Rejected(Rejection::BodyGrewTooLarge),
+        Fate::TooSlow => Failure::Rejected(Rejection::BodyTooSlow),
+        Fate::ClientAborted => Failure::ClientGone,
+        Fate::Open | Fate::Complete | Fate::Unwanted => trouble.into(),
+    }
+}
+
+/// Whether status and framing can be read in one way only (RFC 9112 section 6.3, RFC 9110 section 15). hyper refuses
+/// what it cannot frame; here goes what it frames although another reader would frame it differently.
+fn is_sound(response: &Response<Incoming>) -> bool {
+    let is_known_status = response.status().as_u16() <= 599;
+    is_known_status && has_one_framing(response.headers())
+}
+
+fn has_one_framing(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (lengths.next(), codings.next()) {
+        (None, None) => true,
+        (Some(length), None) => lengths.next().is_none() && parse_length(length).is_some(),
+        (None, Some(coding)) => codings.next().is_none() && is_chunked(coding),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+fn is_chunked(coding: &HeaderValue) -> bool {
+    coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_framed_once_or_not_at_all() {
+        for (fields, is_sound) in [
+            (&[][..], true),
+            (&[(CONTENT_LENGTH, "5")], true),
+            (&[(TRANSFER_ENCODING, "Chunked")], true),
+            (&[(CONTENT_LENGTH, "5"), (TRANSFER_ENCODING, "chunked")], false),
+            (&[(CONTENT_LENGTH, "5"), (CONTENT_LENGTH, "5")], false),
+            (&[(CONTENT_LENGTH, "5, 5")], false),
+            (&[(TRANSFER_ENCODING, "gzip, chunked")], false),
+            (&[(TRANSFER_ENCODING, "chunked"), (TRANSFER_ENCODING, "chunked")], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(name.clone(), HeaderValue::from_static(value));
+            }
+            assert_eq!(has_one_framing(&headers), is_sound, "{fields:?}");
+        }
+    }
+}

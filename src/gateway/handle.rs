@@ -1,0 +1,183 @@
+//! THE LINE: the life of one request, top to bottom. Only this file knows the order of the steps.
+
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::coherence::Coherence;
+use crate::domain::{KeyNamespace, Rejection, RequestId};
+use crate::metrics::Metrics;
+use crate::tasks::Tasks;
+
+use super::answer::{AnswerBody, Cut};
+use super::client_address::ClientAddress;
+use super::exchange::{Books, Exchange};
+use super::forward::{self, Failure, Forwarded, Forwarding, Tunnel};
+use super::limit::Limiter;
+use super::resolve::{self, Keyring};
+use super::respond::{self, Leftover};
+use super::settings::Settings;
+use super::{Caller, admit, credential, target};
+
+/// Everything a request needs. One for the process; `settings` changes with the configuration.
+pub struct Gateway {
+    /// What keys look like.
+    pub namespace: KeyNamespace,
+    /// Knows keys by their digests.
+    pub keyring: Keyring,
+    /// Knows what has changed.
+    pub coherence: Arc<Coherence>,
+    /// Counts.
+    pub limiter: Limiter,
+    /// Routes, upstreams, signer, limits.
+    pub settings: ArcSwap<Settings>,
+    /// Spool and metrics.
+    pub books: Books,
+    /// Runs tunnels.
+    pub tasks: Tasks,
+    /// Fires when draining has taken too long.
+    pub cut: CancellationToken,
+}
+
+impl Gateway {
+    async fn decide_and_forward(
+        &self,
+        settings: &Settings,
+        request: Request<Incoming>,
+        exchange: &mut Exchange,
+    ) -> Result<Forwarded, Failure> {
+        let (parts, body) = request.into_parts();
+        let target = target::check(&parts)?; // 400, 405, 414, 431
+        exchange.aim(&target);
+        let presented = credential::parse(&parts.headers, &self.namespace)?; // 400 two keys, 401 missing, malformed
+        let resolved = self.keyring.resolve(&presented).await?; // 401 unknown, 503 store away
+        exchange.identify(
+            &resolved.key.record,
+            resolved.is_live().then(|| self.limiter.standing(resolved.key.record.id, settings.requests_per_minute)),
+        );
+        let principal = admit::admit(resolved)?; // 401 revoked, 503 replica out of coherence
+        let declared = forward::check_declared_length(&parts.headers, settings.request_body_max)?; // 413, audited, costs no permit
+        let taken = self.limiter.take(principal.key_id(), principal.tag(), settings.requests_per_minute).await;
+        let allowance = taken.map_err(|error| error.into_rejection(|error| resolve::store_failed(&error)))?; // 429, 503
+        exchange.count(allowance.standing());
+        let grant = settings.policy.decide(&principal, &target, &parts.method)?; // 404 no route, 403
+        let assertion = settings.signer.assert(&grant, exchange.request(), &parts.method);
+        exchange.begin(&principal, &grant)?; // 503 when it cannot be audited
+        let forwarding = Forwarding {
+            upstream: grant.upstream(),
+            path_and_query: grant.target_as_forwarded().clone(),
+            host: target.authority(),
+            request_id: respond::request_id(exchange.request()),
+            assertion: (settings.signer.header().clone(), assertion.into_value()),
+            client: exchange.client(),
+            websocket: grant.websocket(),
+            declared_length: declared,
+            body_bytes_max: settings.request_body_max,
+            meter: exchange.meter().clone(),
+        };
+        tokio::select! {
+            biased;
+            sent = settings.forwarder.send(Request::from_parts(parts, body), &forwarding) => sent, // 413, 408, 502, 503, 504
+            () = self.coherence.revoked(principal.digest()) => Err(admit::revoked().into()),
+        }
+    }
+
+    /// Answers one request, whatever happens.
+    pub async fn handle(&self, request: Request<Incoming>, caller: Caller) -> Response<AnswerBody> {
+        let settings = self.settings.load_full();
+        let leftover = leftover(&request);
+        let client = ClientAddress::find(caller.address.ip(), caller.transport, &settings.trusted_proxies, request.headers());
+        let (parts, body) = request.into_parts();
+        let mut exchange = Exchange::open(&parts, client, &self.books);
+        let line = self.decide_and_forward(&settings, Request::from_parts(parts, body), &mut exchange);
+        let decided = tokio::select! {
+            biased;
+            decided = AssertUnwindSafe(line).catch_unwind() => decided.unwrap_or_else(|_| Err(panicked().into())),
+            () = self.cut.cancelled() => Err(Rejection::Draining.into()),
+        };
+        match decided {
+            Ok(Forwarded::Answer(answer)) => self.pass_on(answer, exchange),
+            Ok(Forwarded::Tunnel(answer, tunnel)) => self.open_tunnel(answer, tunnel, exchange),
+            Err(Failure::Rejected(rejection)) => refused(&rejection, leftover, exchange),
+            // Nobody is left to read an answer; the exchange closes as a client's abort.
+            Err(Failure::ClientGone) => Response::new(AnswerBody::elsewhere()),
+        }
+    }
+
+    fn pass_on(&self, answer: Response<forward::UpstreamBody>, mut exchange: Exchange) -> Response<AnswerBody> {
+        exchange.answer(answer.status());
+        let (mut parts, body) = answer.into_parts();
+        decorate(&mut parts.headers, &exchange);
+        let cut = self.until_revoked(&exchange);
+        Response::from_parts(parts, AnswerBody::upstream(body, exchange, cut))
+    }
+
+    fn open_tunnel(&self, answer: Response<()>, tunnel: Tunnel, mut exchange: Exchange) -> Response<AnswerBody> {
+        exchange.answer(answer.status());
+        let (mut parts, ()) = answer.into_parts();
+        decorate(&mut parts.headers, &exchange);
+        let (revoked, drained) = (self.until_revoked(&exchange), self.cut.clone().cancelled_owned());
+        self.tasks.spawn("tunnel", async move {
+            let cut = async {
+                tokio::select! { () = revoked => (), () = drained => () }
+            };
+            exchange.tunnelled(tunnel.run(cut).await);
+        });
+        Response::from_parts(parts, AnswerBody::elsewhere())
+    }
+
+    fn until_revoked(&self, exchange: &Exchange) -> Cut {
+        let coherence = self.coherence.clone();
+        let digest = exchange.digest();
+        Box::pin(async move {
+            match digest {
+                Some(digest) => coherence.revoked(digest).await,
+                None => std::future::pending().await,
+            }
+        })
+    }
+}
+
+fn refused(rejection: &Rejection, leftover: Leftover, mut exchange: Exchange) -> Response<AnswerBody> {
+    exchange.refuse(rejection);
+    let mut response = respond::refuse(rejection, exchange.request(), leftover);
+    exchange.answer(response.status());
+    decorate(response.headers_mut(), &exchange);
+    response.map(|body| AnswerBody::own(body, exchange))
+}
+
+/// The header fields that every answer carries.
+fn decorate(headers: &mut http::HeaderMap, exchange: &Exchange) {
+    headers.insert(respond::X_REQUEST_ID, respond::request_id(exchange.request()));
+    if let Some(standing) = exchange.allowance() {
+        respond::show_allowance(headers, standing);
+    }
+}
+
+/// Whether unread bytes of an HTTP/1 body may follow; HTTP/2 resets the stream instead.
+fn leftover(request: &Request<Incoming>) -> Leftover {
+    let is_stream = request.version() == http::Version::HTTP_2;
+    if is_stream || request.body().is_end_stream() { Leftover::Nothing } else { Leftover::Body }
+}
+
+/// A defect of ours, caught at the top of the line.
+pub(super) fn panicked() -> Rejection {
+    Rejection::Internal
+}
+
+/// The answer to bytes that never became a request; nobody is known, so it is counted and not recorded.
+pub fn refuse_unparsed(rejection: &Rejection, client: IpAddr, metrics: &Metrics) -> Response<Bytes> {
+    let (request, reason) = (RequestId::new(clock::fresh_uuid()), rejection.consequence().reason);
+    metrics.rejections.with_label_values(&[reason]).inc();
+    tracing::debug!(request_id = %request, %client, reason, "refused before it was a request");
+    respond::refuse(rejection, request, Leftover::Body)
+}

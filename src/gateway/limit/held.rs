@@ -1,0 +1,237 @@
+//! What this replica holds of one key's window: the grant in use, what is still to be reported, what was denied.
+//!
+//! Pure: the caller brings the time and the lock. A permit can be spent while its grant lives, and that is counted
+//! from the moment before the grant was asked for (protocol 2).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Standing;
+use crate::domain::BootInstant;
+use crate::domain::window::{GRANT_LIFE, GrantId, GrantReport, WINDOW};
+use crate::store::StoreError;
+
+/// Permits asked for at once, at most: 16 a second need 16, and a minute's burst of 1,000 needs sixteen calls.
+const WANT_MAX: u32 = 64;
+
+/// One key, as this replica sees it.
+#[derive(Default)]
+pub(super) struct Held {
+    grant: Option<Grant>,
+    /// Grants that are over and of which the store has not heard; one, unless calls failed.
+    reports: Vec<GrantReport>,
+    denied: Option<Denial>,
+    seen: Option<Seen>,
+    failure: Option<(BootInstant, StoreError)>,
+    turn: Turn,
+    /// What the last grant's fate suggests to ask for.
+    want: u32,
+    touched_at: BootInstant,
+}
+
+/// Whose turn it is to call the store about a key.
+pub(super) type Turn = Arc<tokio::sync::Mutex<()>>;
+
+/// Permits to spend.
+pub(super) struct Grant {
+    id: GrantId,
+    left: u32,
+    asked_at: BootInstant,
+    uses: Vec<Duration>,
+}
+
+#[derive(Clone, Copy)]
+struct Denial {
+    until: BootInstant,
+    /// Under this limit; a reload may bring another.
+    limit: u32,
+}
+
+/// What the store last said of the window.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) limit: u32,
+    /// Permits that nobody holds.
+    pub(super) remaining: u32,
+    pub(super) reset_at: BootInstant,
+}
+
+/// What can be said without the store.
+pub(super) enum Local {
+    /// A permit was held and is now spent.
+    Taken(Standing),
+    /// The window is full for so long.
+    Full(Duration),
+    /// The store must be asked, when the turn comes.
+    Ask(Turn),
+}
+
+impl Held {
+    /// Spends a permit that is held, or says what stands in the way.
+    pub(super) fn take(&mut self, now: BootInstant, limit: u32) -> Local {
+        self.touched_at = now;
+        if self.spend(now)
+            && let Some(standing) = self.standing(now)
+        {
+            return Local::Taken(standing);
+        }
+        match self.denied.filter(|denial| denial.limit == limit && denial.until > now) {
+            Some(denial) => Local::Full(denial.until.since(now)),
+            None => Local::Ask(Arc::clone(&self.turn)),
+        }
+    }
+
+    fn spend(&mut self, now: BootInstant) -> bool {
+        let Some(grant) = self.grant.as_mut().filter(|grant| grant.left > 0 && grant.is_alive(now)) else { return false };
+        grant.left -= 1;
+        grant.uses.push(now.since(grant.asked_at));
+        true
+    }
+
+    /// How full the window was at the store's last word, counting what this replica holds as free; nothing once that
+    /// is over a minute ago.
+    pub(super) fn standing(&self, now: BootInstant) -> Option<Standing> {
+        let seen = self.seen.filter(|_| now.since(self.touched_at) < WINDOW)?;
+        let left = self.grant.as_ref().map_or(0, |grant| grant.left);
+        let reset = seen.reset_at.since(now).min(WINDOW);
+        Some(Standing { limit: seen.limit, remaining: seen.remaining.saturating_add(left), reset })
+    }
+
+    /// Closes the grant that is over; answers how many permits to ask for and what to report.
+    pub(super) fn begin_call(&mut self, now: BootInstant) -> (u32, Vec<GrantReport>) {
+        if let Some(grant) = self.grant.take() {
+            self.want = grant.next_want(now);
+            self.reports.push(GrantReport { id: grant.id, uses: grant.uses });
+        }
+        (self.want.clamp(1, WANT_MAX), std::mem::take(&mut self.reports))
+    }
+
+    /// Takes over a grant and what the store said with it.
+    pub(super) fn granted(&mut self, grant: Grant, seen: Seen) {
+        self.grant = Some(grant);
+        self.seen = Some(seen);
+        self.denied = None;
+        self.failure = None;
+    }
+
+    /// Remembers that the window is full.
+    pub(super) fn denied(&mut self, until: BootInstant, limit: u32) {
+        self.denied = Some(Denial { until, limit });
+        self.seen = Some(Seen { limit, remaining: 0, reset_at: until });
+        self.failure = None;
+    }
+
+    /// Remembers that the store did not answer, for those who wait for the same answer.
+    pub(super) fn failed(&mut self, at: BootInstant, error: StoreError) {
+        self.failure = Some((at, error));
+    }
+
+    /// The failure of a call that ended while somebody waited.
+    pub(super) fn failure_since(&self, waiting_since: BootInstant) -> Option<StoreError> {
+        self.failure.as_ref().filter(|(at, _)| *at >= waiting_since).map(|(_, error)| error.clone())
+    }
+
+    /// Keeps reports of which nobody knows whether they arrived.
+    pub(super) fn put_back(&mut self, mut reports: Vec<GrantReport>) {
+        reports.append(&mut self.reports);
+        self.reports = reports;
+    }
+
+    /// When it was last asked for a permit.
+    pub(super) fn touched_at(&self) -> BootInstant {
+        self.touched_at
+    }
+}
+
+impl Grant {
+    /// A grant of `count` permits; room for all its uses is made here, so that spending needs none.
+    pub(super) fn new(id: GrantId, count: u32, asked_at: BootInstant) -> Self {
+        let room = usize::try_from(count.min(WANT_MAX)).unwrap_or(0);
+        Self { id, left: count, asked_at, uses: Vec::with_capacity(room) }
+    }
+
+    fn is_alive(&self, now: BootInstant) -> bool {
+        now.since(self.asked_at) <= GRANT_LIFE
+    }
+
+    /// Twice as many after a grant that was too small for its second, else as many as were used in it: a slow tool
+    /// takes single permits and leaves none unused, a fast one soon takes all of a second's at once.
+    fn next_want(&self, now: BootInstant) -> u32 {
+        let used = u32::try_from(self.uses.len()).unwrap_or(u32::MAX);
+        if self.left == 0 && self.is_alive(now) { used.saturating_mul(2) } else { used }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: BootInstant = BootInstant::from_nanos(1_000_000_000_000);
+
+    fn after_ms(ms: u64) -> BootInstant {
+        START.plus(Duration::from_millis(ms))
+    }
+
+    fn grant(held: &mut Held, count: u32, asked_at: BootInstant) {
+        let seen = Seen { limit: 1_000, remaining: 500, reset_at: asked_at.plus(WINDOW) };
+        held.granted(Grant::new(GrantId(asked_at.nanos()), count, asked_at), seen);
+    }
+
+    fn is_taken(local: &Local) -> bool {
+        matches!(local, Local::Taken(_))
+    }
+
+    #[test]
+    fn a_permit_can_be_spent_for_one_second_from_before_the_asking() {
+        let mut held = Held::default();
+        grant(&mut held, 3, START);
+        assert!(is_taken(&held.take(after_ms(0), 1_000)));
+        assert!(is_taken(&held.take(after_ms(1_000), 1_000)));
+        assert!(matches!(held.take(after_ms(1_001), 1_000), Local::Ask(_)));
+        let (_, reports) = held.begin_call(after_ms(1_001));
+        assert_eq!(reports, [GrantReport { id: GrantId(START.nanos()), uses: vec![Duration::ZERO, GRANT_LIFE] }]);
+        assert!(held.begin_call(after_ms(1_002)).1.is_empty(), "a report is made once");
+        held.put_back(reports.clone());
+        assert_eq!(held.begin_call(after_ms(1_003)).1, reports, "unless nobody knows whether it arrived");
+    }
+
+    #[test]
+    fn demand_decides_how_many_are_asked_for() {
+        let mut held = Held::default();
+        assert_eq!(held.begin_call(START).0, 1);
+        let mut wants = Vec::new();
+        for call in 0..8 {
+            let at = after_ms(call * 10);
+            let want = held.want.max(1);
+            grant(&mut held, want, at);
+            while is_taken(&held.take(at, 1_000)) {}
+            wants.push(held.begin_call(at).0);
+        }
+        assert_eq!(wants, [2, 4, 8, 16, 32, 64, 64, 64], "a busy tool soon takes a second's permits at once");
+        grant(&mut held, 64, START);
+        held.take(START, 1_000);
+        assert_eq!(held.begin_call(after_ms(5_000)).0, 1, "a slow one takes single permits");
+        grant(&mut held, 1, START);
+        held.take(START, 1_000);
+        assert_eq!(held.begin_call(after_ms(5_000)).0, 1, "and goes on doing so");
+    }
+
+    #[test]
+    fn a_denial_holds_until_its_end_and_for_its_limit_only() {
+        let mut held = Held::default();
+        held.denied(after_ms(500), 1_000);
+        assert!(matches!(held.take(after_ms(499), 1_000), Local::Full(left) if left == Duration::from_millis(1)));
+        assert!(matches!(held.take(after_ms(499), 2_000), Local::Ask(_)));
+        assert!(matches!(held.take(after_ms(500), 1_000), Local::Ask(_)));
+    }
+
+    #[test]
+    fn a_failure_is_shared_by_those_who_waited_for_the_call() {
+        let mut held = Held::default();
+        held.failed(after_ms(10), StoreError::Unavailable("away".into()));
+        assert!(held.failure_since(after_ms(5)).is_some());
+        assert!(held.failure_since(after_ms(11)).is_none());
+        grant(&mut held, 1, after_ms(12));
+        assert!(held.failure_since(after_ms(5)).is_none());
+    }
+}

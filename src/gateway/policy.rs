@@ -1,0 +1,254 @@
+//! Step 5: what this key may ask for (K9, K10, K11).
+//!
+//! Routes are tried in the operator's order and the first match decides. Matching looks at the very segments that
+//! will be forwarded, percent-decoded; `target` has refused every path that could be read in two ways. A deny rule
+//! covers a little more than it says: a trailing slash, a `;parameter` or an extension does not lead around it.
+
+use std::sync::Arc;
+
+use http::Method;
+use http::uri::PathAndQuery;
+
+use crate::config;
+use crate::domain::{Rejection, RouteId};
+
+use super::admit::Principal;
+use super::forward::{Forwarder, Upstream, Websocket};
+use super::target::Target;
+
+/// All routes, compiled.
+#[derive(Debug)]
+pub struct Policy {
+    routes: Vec<Route>,
+    per_request: bool,
+}
+
+#[derive(Debug)]
+struct Route {
+    id: RouteId,
+    host: Option<Box<str>>,
+    pattern: Pattern,
+    methods: Option<Vec<Method>>,
+    firm_query: Option<Box<str>>,
+    require: Option<Box<str>>,
+    action: RouteAction,
+}
+
+#[derive(Debug)]
+enum RouteAction {
+    Deny(Box<str>),
+    Forward(Destination),
+}
+
+#[derive(Debug)]
+struct Destination {
+    upstream: Arc<Upstream>,
+    name: Arc<str>,
+    strip_prefix: Option<Box<str>>,
+    websocket: Websocket,
+    per_request: Option<bool>,
+}
+
+/// Why a configured route cannot be used; `config` checks the same, so an operator never sees this.
+#[derive(Debug, thiserror::Error)]
+#[error("route {0}: {1}")]
+pub struct RouteError(String, String);
+
+/// Evidence: this principal may do this on this route.
+#[derive(Debug)]
+pub struct Grant {
+    principal: Principal,
+    route: RouteId,
+    upstream: Arc<Upstream>,
+    upstream_name: Arc<str>,
+    target: PathAndQuery,
+    websocket: Websocket,
+    per_request: bool,
+}
+
+impl Grant {
+    /// Who asks.
+    pub fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// The route that matched.
+    pub fn route(&self) -> &RouteId {
+        &self.route
+    }
+
+    /// Where the request goes.
+    pub fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
+    /// The upstream's name: the assertion's audience.
+    pub fn upstream_name(&self) -> &Arc<str> {
+        &self.upstream_name
+    }
+
+    /// Path and query as they are forwarded.
+    pub fn target_as_forwarded(&self) -> &PathAndQuery {
+        &self.target
+    }
+
+    /// Whether the route passes WebSocket upgrades on.
+    pub fn websocket(&self) -> Websocket {
+        self.websocket
+    }
+
+    /// Whether each request gets an assertion of its own.
+    pub fn asserts_each_request(&self) -> bool {
+        self.per_request
+    }
+}
+
+impl Policy {
+    /// Compiles the configured routes against the configured upstreams.
+    ///
+    /// # Errors
+    /// [`RouteError`] for what `config` should have refused.
+    pub fn new(routes: &[config::Route], assertion: &config::Assertion, forwarder: &Forwarder) -> Result<Self, RouteError> {
+        let routes = routes.iter().map(|route| Route::compile(route, forwarder)).collect::<Result<_, _>>()?;
+        Ok(Self { routes, per_request: assertion.per_request })
+    }
+
+    /// Decides what becomes of an admitted and counted request.
+    ///
+    /// # Errors
+    /// [`Rejection::RouteUnknown`], [`Rejection::RouteDenied`], [`Rejection::FirmMismatch`] or
+    /// [`Rejection::PermissionMissing`].
+    pub fn decide(&self, principal: &Principal, target: &Target, method: &Method) -> Result<Grant, Rejection> {
+        let route = self.routes.iter().find(|route| route.matches(target, method)).ok_or(Rejection::RouteUnknown)?;
+        let destination = match &route.action {
+            RouteAction::Deny(message) => return Err(Rejection::RouteDenied(message.clone())),
+            RouteAction::Forward(destination) => destination,
+        };
+        if !route.names_only(principal.firm().as_str(), target) {
+            return Err(Rejection::FirmMismatch);
+        }
+        if let Some(name) = route.require.as_deref().filter(|name| !principal.permissions().allows(name)) {
+            return Err(Rejection::PermissionMissing(name.into()));
+        }
+        Ok(Grant {
+            principal: principal.clone(),
+            route: route.id.clone(),
+            upstream: destination.upstream.clone(),
+            upstream_name: destination.name.clone(),
+            target: destination.rewrite(target),
+            websocket: destination.websocket,
+            per_request: destination.per_request.unwrap_or(self.per_request),
+        })
+    }
+}
+
+impl Route {
+    fn compile(route: &config::Route, forwarder: &Forwarder) -> Result<Self, RouteError> {
+        let wrong = |what: &str| RouteError(route.path.clone(), what.to_owned());
+        let methods = route.methods.as_ref().map(|names| names.iter().map(|name| name.parse()).collect::<Result<Vec<Method>, _>>());
+        Ok(Self {
+            id: RouteId::new(route.name.as_deref().unwrap_or(&route.path)),
+            host: route.host.as_ref().map(|host| host.to_ascii_lowercase().into()),
+            pattern: Pattern::compile(&route.path),
+            methods: methods.transpose().map_err(|_| wrong("a method is not a token"))?,
+            firm_query: route.firm_query.as_deref().map(Into::into),
+            require: route.require.as_deref().map(Into::into),
+            action: match (&route.deny, &route.upstream) {
+                (Some(message), None) => RouteAction::Deny(message.trim_end_matches('.').into()),
+                (None, Some(name)) => RouteAction::Forward(Destination {
+                    upstream: forwarder.upstream(name).ok_or_else(|| wrong("its upstream does not exist"))?,
+                    name: name.as_str().into(),
+                    strip_prefix: route.strip_prefix.as_deref().map(Into::into),
+                    websocket: if route.websocket { Websocket::Allowed } else { Websocket::Refused },
+                    per_request: route.per_request,
+                }),
+                _ => return Err(wrong("it needs either deny or upstream")),
+            },
+        })
+    }
+
+    fn matches(&self, target: &Target, method: &Method) -> bool {
+        let breadth = match self.action {
+            RouteAction::Deny(_) => Breadth::Deny,
+            RouteAction::Forward(_) => Breadth::Exact,
+        };
+        self.methods.as_ref().is_none_or(|methods| methods.contains(method))
+            && self.host.as_ref().is_none_or(|host| **host == *target.host())
+            && self.pattern.matches(target, breadth)
+    }
+
+    /// Whether every place in which the route names a firm names this one (K10).
+    fn names_only(&self, firm: &str, target: &Target) -> bool {
+        let in_path = self.pattern.firms(target).all(|named| named == firm);
+        let in_query = self.firm_query.as_deref().is_none_or(|name| target.query_values(name).all(|named| named == firm));
+        in_path && in_query
+    }
+}
+
+impl Destination {
+    fn rewrite(&self, target: &Target) -> PathAndQuery {
+        match &self.strip_prefix {
+            Some(prefix) => target.without_prefix(prefix),
+            None => target.path_and_query().clone(),
+        }
+    }
+}
+
+/// How widely a pattern is taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Breadth {
+    /// What it says.
+    Exact,
+    /// Also with a trailing slash, `;parameters` or an extension.
+    Deny,
+}
+
+/// A path pattern.
+#[derive(Debug)]
+struct Pattern {
+    segments: Vec<Segment>,
+    /// `**` at the end: any number of further segments.
+    open: bool,
+    /// A slash at the end.
+    slash: bool,
+}
+
+#[derive(Debug)]
+enum Segment {
+    Literal(Box<str>),
+    Any,
+    Firm,
+}
+
+impl Pattern {
+    fn compile(text: &str) -> Self {
+        let body = text.strip_prefix('/').unwrap_or(text);
+        let (body, open) = match body.strip_suffix("**") {
+            Some(front) => (front.strip_suffix('/').unwrap_or(front), true),
+            None => (body, false),
+        };
+        let slash = !open && text.ends_with('/');
+        let segments = body.split('/').filter(|segment| !segment.is_empty()).map(|segment| match segment {
+            "*" => Segment::Any,
+            "{firm}" => Segment::Firm,
+            literal => Segment::Literal(literal.into()),
+        });
+        Self { segments: segments.collect(), open, slash }
+    }
+
+    fn matches(&self, target: &Target, breadth: Breadth) -> bool {
+        let mut asked = target.segments();
+        let fits = self.segments.iter().all(|segment| {
+            asked.next().is_some_and(|asked| match segment {
+                Segment::Any | Segment::Firm => true,
+                Segment::Literal(literal) => *asked.text == **literal || (breadth == Breadth::Deny && asked.is_form_of(literal)),
+            })
+        });
+        let ends_well = self.open || asked.next().is_none() && (breadth == Breadth::Deny || target.has_trailing_slash() == self.slash);
+        fits && ends_well
+    }
+
+    fn firms<'a>(&'a self, target: &'a Target) -> impl Iterator<Item = &'a str> {
+        self.segments.iter().zip(target.segments()).filter(|(segment, _)| matches!(segment, Segment::Firm)).map(|(_, asked)| asked.text)
+    }
+}

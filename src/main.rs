@@ -1,0 +1,74 @@
+//! `assure-gateway`: reads the command line and hands over, to `cli` or to `app`.
+//!
+//! Says what is wrong in plain sentences on standard error. Exit codes: 0 done, 1 refused or failed, 2 not understood
+//! or a configuration with mistakes.
+
+use std::process::ExitCode;
+
+use assure_gateway::cli::{self, Arguments, Command, ConfigArgument};
+use assure_gateway::config::{self, Config, LogFormat, Source};
+use assure_gateway::{app, tasks};
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+const MISTAKEN: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command.unwrap_or(Command::Run(ConfigArgument::default())) {
+        Command::Run(which) => run(config::find(which.config.as_deref())),
+        Command::Check(which) => check(&config::find(which.config.as_deref())),
+        Command::Token(arguments) => match config::load_source(&config::find(arguments.configuration.config.as_deref())) {
+            Ok(config) => cli::finish(cli::token(&arguments, &config)),
+            Err(error) => mistaken(&error),
+        },
+        Command::Client(command) => cli::finish(tasks::runtime().block_on(cli::execute_client(command))),
+    }
+}
+
+fn run(source: Source) -> ExitCode {
+    match config::load_source(&source) {
+        Ok(config) => start_logging(&config),
+        Err(error) => return mistaken(&error),
+    }
+    match tasks::runtime().block_on(app::run(source)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("assure-gateway did not start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(source: &Source) -> ExitCode {
+    match config::load_source(source) {
+        Ok(config) => {
+            config::warnings(&config).iter().for_each(|warning| eprintln!("warning: {warning}"));
+            println!("{} is valid", name(source));
+            ExitCode::SUCCESS
+        }
+        Err(error) => mistaken(&error),
+    }
+}
+
+fn name(source: &Source) -> String {
+    match source {
+        Source::File(file) => file.display().to_string(),
+        Source::Demo => "the built-in configuration".into(),
+    }
+}
+
+fn mistaken(error: &config::ConfigError) -> ExitCode {
+    eprintln!("{error}");
+    ExitCode::from(MISTAKEN)
+}
+
+/// Logs go to standard error, so that what `run` prints for people stays readable.
+fn start_logging(config: &Config) {
+    let filter = EnvFilter::try_new(&config.log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}

@@ -1,0 +1,141 @@
+//! The file itself: made private, opened by one process only, opened again after an input or output error.
+//!
+//! redb refuses all work after the first failed read or write, because it no longer knows what the disk holds. So a
+//! full disk that has room again would need a restart; [`Disk::reopen`] spares it: close, open, repair, go on.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+use redb::{Database, ReadTransaction, ReadableDatabase, WriteTransaction};
+
+use super::schema::{self, Definition};
+use crate::store::StoreError;
+
+const FILE_NAME: &str = "store.redb";
+/// Memory for pages of the file. Keys are in the gateway's own cache, so this serves lists and the log's end.
+const CACHE_BYTES: usize = 64 * 1024 * 1024;
+/// Nobody but the gateway's user: the file tells who did what when.
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+const TABLES: [Definition; 14] = [
+    schema::KEYS,
+    schema::KEYS_BY_DIGEST,
+    schema::KEYS_BY_FIRM,
+    schema::LIVE_BY_FIRM,
+    schema::LIVE_BY_CREATOR,
+    schema::IDEMPOTENCY,
+    schema::IDEMPOTENCY_BY_TIME,
+    schema::KEY_USES,
+    schema::ACTIVITY,
+    schema::ACTIVITY_BY_KEY,
+    schema::ACTIVITY_BY_CHANGE,
+    schema::ACTIVITY_BY_ARRIVAL,
+    schema::SPOOLS,
+    schema::META,
+];
+
+/// The open file, or none while it cannot be opened.
+pub(super) struct Disk {
+    path: PathBuf,
+    database: RwLock<Option<Database>>,
+    /// How often it was opened again, so that a failure seen before does not open it once more.
+    generation: AtomicU64,
+}
+
+impl Disk {
+    /// Opens the store's file in `folder`; makes both where they are missing.
+    pub(super) fn open(folder: &Path) -> Result<Self, StoreError> {
+        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder).map_err(|error| cannot("make the folder", folder, &error))?;
+        let path = folder.join(FILE_NAME);
+        let mut private = OpenOptions::new();
+        private.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+        private.open(&path).map_err(|error| cannot("open", &path, &error))?;
+        let database = open_database(&path)?;
+        Ok(Self { path, database: RwLock::new(Some(database)), generation: AtomicU64::new(0) })
+    }
+
+    /// A snapshot to read from; microseconds, and never waits for a writer.
+    pub(super) fn read(&self) -> Result<ReadTransaction, StoreError> {
+        self.database.read().as_ref().ok_or_else(closed)?.begin_read().map_err(failed)
+    }
+
+    /// Begins a change; waits for the change before it. Its commit returns once the disk has it.
+    pub(super) fn write(&self) -> Result<WriteTransaction, StoreError> {
+        let mut change = self.database.read().as_ref().ok_or_else(closed)?.begin_write().map_err(failed)?;
+        // Saves the free space with each commit, so that opening after a crash does not walk the whole file.
+        change.set_quick_repair(true);
+        Ok(change)
+    }
+
+    /// Which opening of the file is in use.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Closes the file and opens it again. No change may be under way; reads under way fail.
+    pub(super) fn reopen(&self) -> Result<(), StoreError> {
+        let mut database = self.database.write();
+        if let Some(broken) = database.take() {
+            // What it could not write then it cannot write now; what was committed is on the disk already.
+            let _ = broken.close();
+        }
+        *database = Some(open_database(&self.path)?);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the file could not be opened again after an error".into())
+}
+
+fn cannot(act: &str, path: &Path, error: &std::io::Error) -> StoreError {
+    StoreError::Unavailable(format!("cannot {act} {}: {error}", path.display()))
+}
+
+fn open_database(path: &Path) -> Result<Database, StoreError> {
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => {
+            StoreError::Unavailable(format!("another process uses {}; only one gateway may run on an embedded store", path.display()))
+        }
+        redb::DatabaseError::UpgradeRequired(version) => {
+            StoreError::Corrupt(format!("{} has file format {version}, which this program cannot read", path.display()))
+        }
+        other => failed(other),
+    })?;
+    prepare(&database)?;
+    Ok(database)
+}
+
+/// Refuses a layout that this version does not know, and makes what a new file lacks.
+fn prepare(database: &Database) -> Result<(), StoreError> {
+    let change = database.begin_write().map_err(failed)?;
+    let is_new = change.list_tables().map_err(failed)?.next().is_none();
+    for table in TABLES {
+        // Opened before the layout is known, but undone with `change` if it is not ours.
+        change.open_table(table).map_err(failed)?;
+    }
+    {
+        let mut meta = change.open_table(schema::META).map_err(failed)?;
+        match schema::number_in(&meta, schema::META_SCHEMA)? {
+            schema::SCHEMA => return Ok(()),
+            0 if is_new => meta.insert(schema::META_SCHEMA, schema::SCHEMA.to_be_bytes().as_slice()).map_err(failed)?,
+            other => {
+                return Err(StoreError::Corrupt(format!("the store's layout is {other}; this program reads {} only", schema::SCHEMA)));
+            }
+        };
+    }
+    change.commit().map_err(failed)
+}
+
+/// What a failure of redb means to a caller.
+pub(super) fn failed<E: Into<redb::Error>>(error: E) -> StoreError {
+    match error.into() {
+        redb::Error::Corrupted(what) => StoreError::Corrupt(what),
+        other => StoreError::Unavailable(other.to_string()),
+    }
+}

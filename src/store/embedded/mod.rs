@@ -1,0 +1,302 @@
+//! The store in one local file (redb): the founding version's, for everything on one machine.
+//!
+//! Reads take a snapshot and never wait. Changes go through one writer thread that commits them in groups and
+//! answers when the disk has them. Windows are kept in memory and remembered from the log after a restart. The only
+//! replica is this process: it applies a change before it answers it, so there are no sessions and no leases.
+//!
+//! `schema` says what the file holds, `disk` opens it, `writer` changes it, `keys` and `activity` are the changes and
+//! the questions, `windows` and `news` are in memory.
+
+mod activity;
+mod disk;
+mod keys;
+mod news;
+mod schema;
+mod windows;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use redb::ReadTransaction;
+use uuid::Uuid;
+
+use self::activity::Opened;
+use self::disk::{Disk, failed};
+use self::news::News;
+use self::windows::Windows;
+use self::writer::{Mender, Operation, Writer, current_epoch};
+use super::{
+    ActivityPage, ActivityQuery, AuditBatch, Creation, Found, KeyView, NewKey, Partition, PermitRequest, Permits, Renewal, RenewalRequest,
+    Revocation, RevokeRequest, SessionState, Store, StoreError, Trust,
+};
+use crate::domain::window::WINDOW;
+use crate::domain::{FirmId, FirmTag, KeyDigest, KeyId, Sequence};
+use crate::{clock, tasks};
+
+/// The embedded store. One process at a time may have its folder open.
+pub struct EmbeddedStore {
+    writer: Writer,
+    reader: Reader,
+    news: Arc<Mutex<News>>,
+    windows: Windows,
+    opened: Opened,
+}
+
+impl EmbeddedStore {
+    /// Opens the store in `folder`, which is made if it is missing, readable by nobody else.
+    ///
+    /// # Errors
+    /// `Unavailable` when the file cannot be opened, above all because another process has it open; `Corrupt` when it
+    /// was written by a version that this one does not know.
+    pub fn open(folder: &Path) -> Result<Arc<Self>, StoreError> {
+        let opened = Opened { wall: clock::wall_now(), boot: clock::boot_now() };
+        let disk = Arc::new(Disk::open(folder)?);
+        let news = Arc::new(Mutex::new(News::since(current_epoch(&disk)?)));
+        let writer = Writer::start(Arc::clone(&disk), Arc::clone(&news), folder)?;
+        let reader = Reader { disk, mender: writer.mender() };
+        Ok(Arc::new(Self { writer, reader, news, windows: Windows::since(opened), opened }))
+    }
+}
+
+/// Reads snapshots, and has the file mended that fails.
+#[derive(Clone)]
+struct Reader {
+    disk: Arc<Disk>,
+    mender: Mender,
+}
+
+impl Reader {
+    fn read<T>(&self, question: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let generation = self.disk.generation();
+        let answer = self.disk.read().and_then(|snapshot| question(&snapshot));
+        if let Err(StoreError::Unavailable(_)) = &answer {
+            self.mender.report(generation);
+        }
+        answer
+    }
+
+    /// The same for questions that read more than a few rows.
+    async fn read_much<T, Q>(&self, question: Q) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        Q: FnOnce(&ReadTransaction) -> Result<T, StoreError> + Send + 'static,
+    {
+        let reader = self.clone();
+        tasks::blocking(move || reader.read(question)).await
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn partitions(&self) -> u16 {
+        1
+    }
+
+    fn find(&self, _tag: FirmTag, digest: KeyDigest) -> BoxFuture<'_, Result<Found, StoreError>> {
+        async move { self.reader.read(|snapshot| keys::find(snapshot, digest)) }.boxed()
+    }
+
+    fn renew(&self, request: RenewalRequest) -> BoxFuture<'_, Result<Renewal, StoreError>> {
+        let (epoch, news) = self.news.lock().after(request.applied);
+        std::future::ready(Ok(Renewal { epoch, news, trust: Trust::UntilTold })).boxed()
+    }
+
+    fn sessions(&self, _partition: Partition) -> BoxFuture<'_, Result<Vec<SessionState>, StoreError>> {
+        std::future::ready(Ok(Vec::new())).boxed()
+    }
+
+    fn permits(&self, request: PermitRequest) -> BoxFuture<'_, Result<Permits, StoreError>> {
+        async move {
+            if let Some(permits) = self.windows.decide(&request) {
+                return Ok(permits);
+            }
+            let (key, opened) = (request.key, self.opened);
+            let uses = self.reader.read_much(move |snapshot| activity::uses_before(snapshot, key, opened, WINDOW)).await?;
+            Ok(self.windows.decide_remembering(&request, uses))
+        }
+        .boxed()
+    }
+
+    fn create(&self, key: NewKey) -> BoxFuture<'_, Result<Creation, StoreError>> {
+        self.writer.ask(|reply| Operation::Create(Box::new(key), reply)).boxed()
+    }
+
+    fn revoke(&self, request: RevokeRequest) -> BoxFuture<'_, Result<Revocation, StoreError>> {
+        self.writer.ask(|reply| Operation::Revoke(Box::new(request), reply)).boxed()
+    }
+
+    fn key(&self, firm: FirmId, key: KeyId) -> BoxFuture<'_, Result<Option<KeyView>, StoreError>> {
+        async move { self.reader.read(|snapshot| keys::view(snapshot, &firm, key)) }.boxed()
+    }
+
+    fn keys(&self, firm: FirmId) -> BoxFuture<'_, Result<Vec<KeyView>, StoreError>> {
+        self.reader.read_much(move |snapshot| keys::views(snapshot, &firm)).boxed()
+    }
+
+    fn ship(&self, batch: AuditBatch) -> BoxFuture<'_, Result<Sequence, StoreError>> {
+        self.writer.ask(|reply| Operation::Ship(batch, reply)).boxed()
+    }
+
+    fn shipped(&self, spool: Uuid) -> BoxFuture<'_, Result<Sequence, StoreError>> {
+        let question = move |snapshot: &ReadTransaction| {
+            let spools = snapshot.open_table(schema::SPOOLS).map_err(failed)?;
+            schema::number_in(&spools, spool.as_bytes()).map(Sequence)
+        };
+        async move { self.reader.read(question) }.boxed()
+    }
+
+    fn activity(&self, query: ActivityQuery) -> BoxFuture<'_, Result<ActivityPage, StoreError>> {
+        self.reader.read_much(move |snapshot| activity::read(snapshot, &query)).boxed()
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move {
+            if !self.writer.is_running() {
+                return Err(StoreError::Unavailable("the store's writer has ended".into()));
+            }
+            self.reader.read(|snapshot| snapshot.open_table(schema::META).map(drop).map_err(failed))
+        }
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::{NonZeroU32, NonZeroU64};
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::{
+        Action, AuditRecord, FirmId, FrozenPermissions, KeyName, KeyNamespace, KeyRecord, KeySecret, KeyState, Outcome, UserId,
+    };
+
+    fn new_key(firm: &str) -> NewKey {
+        let firm_id = FirmId::parse(firm).unwrap();
+        let secret = KeySecret::generate(&KeyNamespace::parse("assure").unwrap(), &firm_id);
+        let record = KeyRecord {
+            id: KeyId::new(clock::fresh_uuid()),
+            digest: secret.digest(),
+            name: KeyName::parse("a key").unwrap(),
+            prefix: secret.display_prefix().into(),
+            firm_id: firm_id.clone(),
+            creator: UserId::parse("ann").unwrap(),
+            creator_name: None,
+            permissions: FrozenPermissions::default(),
+            created_at: clock::wall_now(),
+            state: KeyState::Live,
+        };
+        let audit =
+            AuditRecord { action: Action::Create, firm_id, key_id: record.id, ..AuditRecord::example(clock::fresh_uuid().as_u128()) };
+        NewKey { record, firm_max: 10, creator_max: 5, idempotency_key: None, audit }
+    }
+
+    #[tokio::test]
+    async fn folder_and_file_are_private_and_belong_to_one_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b");
+        let _store = EmbeddedStore::open(&path).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&path.join("store.redb"))), (0o700, 0o600));
+        let second = EmbeddedStore::open(&path).err().unwrap().to_string();
+        assert!(second.contains("another process uses"), "{second}");
+    }
+
+    #[tokio::test]
+    async fn an_unknown_layout_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(EmbeddedStore::open(folder.path()).unwrap());
+        let file = folder.path().join("store.redb");
+        let database = redb::Database::open(&file).unwrap();
+        let change = database.begin_write().unwrap();
+        change.open_table(schema::META).unwrap().insert(schema::META_SCHEMA, 9_u64.to_be_bytes().as_slice()).unwrap();
+        change.commit().unwrap();
+        drop(database);
+        assert!(matches!(EmbeddedStore::open(folder.path()), Err(StoreError::Corrupt(text)) if text.contains("layout is 9")));
+    }
+
+    #[tokio::test]
+    async fn garbage_in_the_file_is_told_and_harms_no_neighbour() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(folder.path()).unwrap();
+        let key = new_key("firm-1");
+        store.create(key.clone()).await.unwrap();
+        let change = store.reader.disk.write().unwrap();
+        change.open_table(schema::KEYS).unwrap().insert(key.record.id.uuid().as_bytes().as_slice(), b"\x01garbage".as_slice()).unwrap();
+        change.commit().unwrap();
+        let tag = FirmTag::of(&key.record.firm_id);
+        assert!(matches!(store.find(tag, key.record.digest).await, Err(StoreError::Corrupt(_))));
+        let (again, other) = tokio::join!(store.create(key), store.create(new_key("firm-1")));
+        assert!(matches!(again, Err(StoreError::Corrupt(_))));
+        assert!(matches!(other, Ok(Creation::Created(..))));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_failed_is_opened_again_and_forgets_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(folder.path()).unwrap();
+        let key = new_key("firm-1");
+        store.create(key.clone()).await.unwrap();
+        store.reader.mender.report(store.reader.disk.generation());
+        assert!(matches!(store.create(new_key("firm-1")).await, Ok(Creation::Created(..))));
+        assert_eq!(store.reader.disk.generation(), 1);
+        store.reader.mender.report(0);
+        assert!(matches!(store.create(new_key("firm-1")).await, Ok(Creation::Created(..))));
+        assert_eq!(store.reader.disk.generation(), 1, "a failure of the earlier opening does not count");
+        let tag = FirmTag::of(&key.record.firm_id);
+        assert!(store.find(tag, key.record.digest).await.unwrap().record.is_some());
+    }
+
+    /// What is left of a window of 100 after `spent` was shipped by an earlier start, and one permit was taken.
+    async fn remaining_after_restart(spent: &[(i64, Outcome, Option<&str>, u32)]) -> u32 {
+        let folder = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(folder.path()).unwrap();
+        let key = new_key("firm-1");
+        store.create(key.clone()).await.unwrap();
+        let now = clock::wall_now();
+        let record = |(age, outcome, reason, count): &(i64, Outcome, Option<&str>, u32), sequence: u64| AuditRecord {
+            key_id: key.record.id,
+            time: crate::domain::Timestamp::from_micros(now.micros() - age * 1_000_000),
+            outcome: *outcome,
+            reason: reason.map(str::to_owned),
+            count: NonZeroU32::new(*count),
+            sequence: NonZeroU64::new(sequence),
+            ..AuditRecord::example(u128::from(sequence))
+        };
+        let records = spent.iter().zip(1..).map(|(spent, sequence)| record(spent, sequence)).collect();
+        store.ship(AuditBatch { spool: Uuid::from_u128(1), records, age_max: None }).await.unwrap();
+        drop(store);
+        let store = EmbeddedStore::open(folder.path()).unwrap();
+        let tag = FirmTag::of(&key.record.firm_id);
+        match store.permits(PermitRequest { tag, key: key.record.id, limit: 100, want: 1, reports: vec![] }).await.unwrap() {
+            Permits::Granted { remaining, .. } => remaining,
+            Permits::Full { retry_after } => panic!("full for {retry_after:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_window_remembers_what_was_spent_before_a_restart() {
+        assert_eq!(remaining_after_restart(&[]).await, 99);
+        assert_eq!(remaining_after_restart(&[(1, Outcome::Allowed, None, 1), (40, Outcome::Unknown, None, 1)]).await, 97);
+        assert_eq!(remaining_after_restart(&[(61, Outcome::Allowed, None, 1)]).await, 99, "over a minute ago");
+        assert_eq!(remaining_after_restart(&[(-30, Outcome::Allowed, None, 1)]).await, 98, "a wall clock that was set back");
+        let denied = Outcome::Refused("route_denied");
+        assert_eq!(remaining_after_restart(&[(1, denied, Some("route_denied"), 20)]).await, 79, "twenty alike");
+        let limited = Outcome::Refused("rate_limited");
+        assert_eq!(remaining_after_restart(&[(1, limited, Some("window_exhausted"), 20)]).await, 99, "refusals by the window spend none");
+    }
+
+    #[tokio::test]
+    async fn idle_windows_are_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(folder.path()).unwrap();
+        let tag = FirmTag::of(&FirmId::parse("firm-1").unwrap());
+        store.permits(PermitRequest { tag, key: KeyId::new(Uuid::from_u128(1)), limit: 100, want: 1, reports: vec![] }).await.unwrap();
+        assert_eq!(store.windows.held(), 1);
+        store.windows.sweep_at(clock::boot_now().plus(Duration::from_secs(62)));
+        assert_eq!(store.windows.held(), 0);
+    }
+}

@@ -1,0 +1,338 @@
+//! What the file holds: every table, how its keys are spelt and how its values are written.
+//!
+//! ```text
+//!   keys                id                        → version, digest, JSON
+//!   keys_by_digest      digest                    → id
+//!   keys_by_firm        firm | created | id       → nothing
+//!   live_by_firm        firm | id                 → nothing        live keys, as a set and never a counter
+//!   live_by_creator     firm | user | id          → nothing
+//!   idempotency         firm | user | text        → id, time
+//!   idempotency_by_time time | key of the above   → nothing
+//!   key_uses            id                        → version, JSON  last use, what it was seen with
+//!   activity            firm | time | event       → version, arrival, key id, JSON
+//!   activity_by_key     key | time | event        → nothing
+//!   activity_by_change  firm | time | event       → nothing        creates and revokes only
+//!   activity_by_arrival firm | arrival            → time, event
+//!   spools              spool                     → last sequence
+//!   meta                name                      → number         schema, epoch, arrival
+//! ```
+//!
+//! Texts are led by their length and numbers are big-endian, so no two keys are spelt alike and keys sort as their
+//! parts do. No value ever holds a secret.
+
+use redb::{ReadableTable, TableDefinition};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::domain::{AuditRecord, FirmId, FrozenPermissions, KeyDigest, KeyId, KeyName, KeyRecord, KeyState, Timestamp, UserId};
+use crate::store::{ActivityPlace, LastUse, StoreError};
+
+/// A table's keys and values are bytes that only this file understands.
+pub(super) type Raw = &'static [u8];
+pub(super) type Definition = TableDefinition<'static, Raw, Raw>;
+
+pub(super) const KEYS: Definition = TableDefinition::new("keys");
+pub(super) const KEYS_BY_DIGEST: Definition = TableDefinition::new("keys_by_digest");
+pub(super) const KEYS_BY_FIRM: Definition = TableDefinition::new("keys_by_firm");
+pub(super) const LIVE_BY_FIRM: Definition = TableDefinition::new("live_by_firm");
+pub(super) const LIVE_BY_CREATOR: Definition = TableDefinition::new("live_by_creator");
+pub(super) const IDEMPOTENCY: Definition = TableDefinition::new("idempotency");
+pub(super) const IDEMPOTENCY_BY_TIME: Definition = TableDefinition::new("idempotency_by_time");
+pub(super) const KEY_USES: Definition = TableDefinition::new("key_uses");
+pub(super) const ACTIVITY: Definition = TableDefinition::new("activity");
+pub(super) const ACTIVITY_BY_KEY: Definition = TableDefinition::new("activity_by_key");
+pub(super) const ACTIVITY_BY_CHANGE: Definition = TableDefinition::new("activity_by_change");
+pub(super) const ACTIVITY_BY_ARRIVAL: Definition = TableDefinition::new("activity_by_arrival");
+pub(super) const SPOOLS: Definition = TableDefinition::new("spools");
+pub(super) const META: Definition = TableDefinition::new("meta");
+
+/// Which layout of tables this version reads and writes.
+pub(super) const SCHEMA: u64 = 1;
+/// First byte of every value that is more than an index.
+const VALUE_VERSION: u8 = 1;
+
+/// Names in `meta`.
+pub(super) const META_SCHEMA: &[u8] = b"schema";
+pub(super) const META_EPOCH: &[u8] = b"epoch";
+pub(super) const META_ARRIVAL: &[u8] = b"arrival";
+
+/// A table's key, part by part.
+#[derive(Clone, Default)]
+pub(super) struct Spelling(Vec<u8>);
+
+impl Spelling {
+    /// A text, led by its length in four bytes, so that what follows cannot be taken for a part of it.
+    pub(super) fn text(mut self, text: &str) -> Self {
+        let length = u32::try_from(text.len()).expect("a text from a request's head is shorter than 4 GiB");
+        self.0.extend(length.to_be_bytes());
+        self.0.extend(text.as_bytes());
+        self
+    }
+
+    /// A number; greater ones sort later.
+    pub(super) fn number(mut self, number: u64) -> Self {
+        self.0.extend(number.to_be_bytes());
+        self
+    }
+
+    /// A moment; later ones sort later, those before 1970 included.
+    pub(super) fn time(self, time: Timestamp) -> Self {
+        self.number((time.micros() ^ i64::MIN).cast_unsigned())
+    }
+
+    pub(super) fn uuid(mut self, uuid: Uuid) -> Self {
+        self.0.extend(uuid.as_bytes());
+        self
+    }
+
+    pub(super) fn raw(mut self, bytes: &[u8]) -> Self {
+        self.0.extend(bytes);
+        self
+    }
+
+    /// After every key that begins like this one and goes on with at most a number and a UUID.
+    pub(super) fn end(&self) -> Self {
+        self.clone().raw(&[0xff; 32])
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The key of a firm's rows, or what they begin with.
+pub(super) fn of_firm(firm: &FirmId) -> Spelling {
+    Spelling::default().text(firm.as_str())
+}
+
+/// What the rows of a firm's creator begin with.
+pub(super) fn of_creator(firm: &FirmId, creator: &UserId) -> Spelling {
+    of_firm(firm).text(creator.as_str())
+}
+
+/// The key of a key's rows, or what they begin with.
+pub(super) fn of_key(key: KeyId) -> Spelling {
+    Spelling::default().uuid(key.uuid())
+}
+
+/// A value whose parts are read front to back.
+pub(super) struct Reading<'a>(&'a [u8]);
+
+impl<'a> Reading<'a> {
+    pub(super) fn of(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
+        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or_else(|| corrupt("a value ends too early"))?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn version(&mut self) -> Result<(), StoreError> {
+        match self.take()? {
+            [VALUE_VERSION] => Ok(()),
+            [other] => Err(StoreError::Corrupt(format!("a value has version {other}; this program knows {VALUE_VERSION} only"))),
+        }
+    }
+
+    pub(super) fn number(&mut self) -> Result<u64, StoreError> {
+        self.take().map(u64::from_be_bytes)
+    }
+
+    pub(super) fn time(&mut self) -> Result<Timestamp, StoreError> {
+        self.number().map(|number| Timestamp::from_micros(number.cast_signed() ^ i64::MIN))
+    }
+
+    pub(super) fn uuid(&mut self) -> Result<Uuid, StoreError> {
+        self.take().map(Uuid::from_bytes)
+    }
+
+    pub(super) fn place(&mut self) -> Result<ActivityPlace, StoreError> {
+        Ok(ActivityPlace { time: self.time()?, event: self.uuid()? })
+    }
+
+    fn json<T: DeserializeOwned>(self) -> Result<T, StoreError> {
+        serde_json::from_slice(self.0).map_err(|error| StoreError::Corrupt(format!("a value is not what it should be: {error}")))
+    }
+}
+
+/// The last two parts of an activity key: the place within the log.
+pub(super) fn place_at_end(key: &[u8]) -> Result<ActivityPlace, StoreError> {
+    let tail = key.last_chunk::<24>().ok_or_else(|| corrupt("an activity key is too short"))?;
+    Reading::of(tail).place()
+}
+
+/// A sentence about something that cannot be read.
+pub(super) fn corrupt(what: &str) -> StoreError {
+    StoreError::Corrupt(what.to_owned())
+}
+
+/// A key's record as it stands in the file; the digest stands before it, in bytes.
+#[derive(Serialize, Deserialize)]
+struct StoredKey {
+    id: KeyId,
+    name: KeyName,
+    prefix: Box<str>,
+    firm_id: FirmId,
+    creator: UserId,
+    creator_name: Option<Box<str>>,
+    permissions: FrozenPermissions,
+    created_at: Timestamp,
+    revoked: Option<StoredRevocation>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredRevocation {
+    at: Timestamp,
+    by: UserId,
+    reason: Box<str>,
+}
+
+pub(super) fn write_record(record: &KeyRecord) -> Vec<u8> {
+    let revoked = match &record.state {
+        KeyState::Live => None,
+        KeyState::Revoked { at, by, reason } => Some(StoredRevocation { at: *at, by: by.clone(), reason: reason.clone() }),
+    };
+    let stored = StoredKey {
+        id: record.id,
+        name: record.name.clone(),
+        prefix: record.prefix.clone(),
+        firm_id: record.firm_id.clone(),
+        creator: record.creator.clone(),
+        creator_name: record.creator_name.clone(),
+        permissions: record.permissions.clone(),
+        created_at: record.created_at,
+        revoked,
+    };
+    let mut value = vec![VALUE_VERSION];
+    value.extend(record.digest.as_bytes());
+    append_json(value, &stored)
+}
+
+pub(super) fn read_record(bytes: &[u8]) -> Result<KeyRecord, StoreError> {
+    let mut reading = Reading::of(bytes);
+    reading.version()?;
+    let digest = KeyDigest::from_bytes(reading.take()?);
+    let stored: StoredKey = reading.json()?;
+    let state =
+        stored.revoked.map_or(KeyState::Live, |revoked| KeyState::Revoked { at: revoked.at, by: revoked.by, reason: revoked.reason });
+    Ok(KeyRecord {
+        id: stored.id,
+        digest,
+        name: stored.name,
+        prefix: stored.prefix,
+        firm_id: stored.firm_id,
+        creator: stored.creator,
+        creator_name: stored.creator_name,
+        permissions: stored.permissions,
+        created_at: stored.created_at,
+        state,
+    })
+}
+
+/// What a key's uses have told: kept apart from its record, which never changes but for its revocation.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct KeyUses {
+    pub(super) last: Option<LastUse>,
+    pub(super) tools: Vec<Seen>,
+    pub(super) networks: Vec<Seen>,
+}
+
+/// Something a key was used with, and when last.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Seen {
+    pub(super) what: String,
+    pub(super) at: Timestamp,
+}
+
+pub(super) fn write_uses(uses: &KeyUses) -> Vec<u8> {
+    append_json(vec![VALUE_VERSION], uses)
+}
+
+pub(super) fn read_uses(bytes: &[u8]) -> Result<KeyUses, StoreError> {
+    let mut reading = Reading::of(bytes);
+    reading.version()?;
+    reading.json()
+}
+
+pub(super) fn write_activity(record: &AuditRecord, arrival: u64) -> Vec<u8> {
+    let mut value = vec![VALUE_VERSION];
+    value.extend(arrival.to_be_bytes());
+    value.extend(record.key_id.uuid().as_bytes());
+    append_json(value, record)
+}
+
+pub(super) fn read_activity(bytes: &[u8]) -> Result<AuditRecord, StoreError> {
+    let mut reading = Reading::of(bytes);
+    activity_head(&mut reading)?;
+    reading.json()
+}
+
+/// Arrival and key of an activity value: all that trimming needs, so that it costs no parsing.
+pub(super) fn read_activity_head(bytes: &[u8]) -> Result<(u64, KeyId), StoreError> {
+    activity_head(&mut Reading::of(bytes))
+}
+
+fn activity_head(reading: &mut Reading<'_>) -> Result<(u64, KeyId), StoreError> {
+    reading.version()?;
+    Ok((reading.number()?, KeyId::new(reading.uuid()?)))
+}
+
+fn append_json<T: Serialize>(mut value: Vec<u8>, content: &T) -> Vec<u8> {
+    serde_json::to_writer(&mut value, content).expect("texts and numbers are always written, and memory does not fail");
+    value
+}
+
+/// A number of `meta` or `spools`; zero before it is first written.
+pub(super) fn number_in(table: &impl ReadableTable<Raw, Raw>, name: &[u8]) -> Result<u64, StoreError> {
+    match table.get(name).map_err(super::disk::failed)? {
+        Some(value) => Reading::of(value.value()).number(),
+        None => Ok(0),
+    }
+}
+
+/// A key's record.
+pub(super) fn record_in(keys: &impl ReadableTable<Raw, Raw>, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+    let value = keys.get(of_key(id).bytes()).map_err(super::disk::failed)?;
+    value.map(|value| read_record(value.value())).transpose()
+}
+
+/// What a key's uses have told; empty before the first.
+pub(super) fn uses_in(key_uses: &impl ReadableTable<Raw, Raw>, id: KeyId) -> Result<KeyUses, StoreError> {
+    let value = key_uses.get(of_key(id).bytes()).map_err(super::disk::failed)?;
+    value.map(|value| read_uses(value.value())).transpose().map(Option::unwrap_or_default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn keys_of_two_texts_are_never_spelt_alike(a in "[!-~]{1,9}", b in "[!-~]{1,9}", c in "[!-~]{1,9}", d in "[!-~]{1,9}") {
+            let spell = |first: &str, second: &str| Spelling::default().text(first).text(second).bytes().to_vec();
+            prop_assert_eq!(spell(&a, &b) == spell(&c, &d), (a, b) == (c, d));
+        }
+
+        #[test]
+        fn times_sort_as_moments_do_and_read_back(a in any::<i64>(), b in any::<i64>()) {
+            let spell = |micros| Spelling::default().time(Timestamp::from_micros(micros));
+            prop_assert_eq!(spell(a).bytes().cmp(spell(b).bytes()), a.cmp(&b));
+            prop_assert_eq!(Reading::of(spell(a).bytes()).time().ok(), Some(Timestamp::from_micros(a)));
+        }
+
+        #[test]
+        fn no_bytes_make_a_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..90)) {
+            let mut versioned = vec![VALUE_VERSION];
+            versioned.extend(&bytes);
+            for bytes in [bytes, versioned] {
+                prop_assert!(matches!(read_record(&bytes), Err(StoreError::Corrupt(_))));
+                prop_assert!(matches!(read_activity(&bytes), Err(StoreError::Corrupt(_))));
+                prop_assert!(matches!(read_uses(&bytes), Err(StoreError::Corrupt(_))));
+            }
+        }
+    }
+}

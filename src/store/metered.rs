@@ -1,0 +1,99 @@
+//! Any store, with the time and the errors of each call in the metrics.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use uuid::Uuid;
+
+use crate::clock;
+use crate::domain::{FirmId, FirmTag, KeyDigest, KeyId, Sequence};
+use crate::metrics::Metrics;
+
+use super::{
+    ActivityPage, ActivityQuery, AuditBatch, Creation, Found, KeyView, NewKey, Partition, PermitRequest, Permits, Renewal, RenewalRequest,
+    Revocation, RevokeRequest, SessionState, Store, StoreError,
+};
+
+/// A store that is watched.
+pub struct MeteredStore {
+    inner: Arc<dyn Store>,
+    metrics: Metrics,
+}
+
+impl MeteredStore {
+    /// Watches `inner`.
+    pub fn new(inner: Arc<dyn Store>, metrics: &Metrics) -> Arc<Self> {
+        Arc::new(Self { inner, metrics: metrics.clone() })
+    }
+
+    fn timed<'a, T: Send + 'a>(
+        &'a self,
+        operation: &'static str,
+        call: BoxFuture<'a, Result<T, StoreError>>,
+    ) -> BoxFuture<'a, Result<T, StoreError>> {
+        Box::pin(async move {
+            let began = clock::boot_now();
+            let result = call.await;
+            let took = clock::boot_now().since(began).as_secs_f64();
+            self.metrics.store_duration.with_label_values(&[operation]).observe(took);
+            if result.is_err() {
+                self.metrics.store_errors.with_label_values(&[operation]).inc();
+            }
+            result
+        })
+    }
+}
+
+impl Store for MeteredStore {
+    fn partitions(&self) -> u16 {
+        self.inner.partitions()
+    }
+
+    fn find(&self, tag: FirmTag, digest: KeyDigest) -> BoxFuture<'_, Result<Found, StoreError>> {
+        self.timed("find", self.inner.find(tag, digest))
+    }
+
+    fn renew(&self, request: RenewalRequest) -> BoxFuture<'_, Result<Renewal, StoreError>> {
+        self.timed("renew", self.inner.renew(request))
+    }
+
+    fn sessions(&self, partition: Partition) -> BoxFuture<'_, Result<Vec<SessionState>, StoreError>> {
+        self.timed("sessions", self.inner.sessions(partition))
+    }
+
+    fn permits(&self, request: PermitRequest) -> BoxFuture<'_, Result<Permits, StoreError>> {
+        self.timed("permits", self.inner.permits(request))
+    }
+
+    fn create(&self, key: NewKey) -> BoxFuture<'_, Result<Creation, StoreError>> {
+        self.timed("create", self.inner.create(key))
+    }
+
+    fn revoke(&self, request: RevokeRequest) -> BoxFuture<'_, Result<Revocation, StoreError>> {
+        self.timed("revoke", self.inner.revoke(request))
+    }
+
+    fn key(&self, firm: FirmId, key: KeyId) -> BoxFuture<'_, Result<Option<KeyView>, StoreError>> {
+        self.timed("key", self.inner.key(firm, key))
+    }
+
+    fn keys(&self, firm: FirmId) -> BoxFuture<'_, Result<Vec<KeyView>, StoreError>> {
+        self.timed("keys", self.inner.keys(firm))
+    }
+
+    fn ship(&self, batch: AuditBatch) -> BoxFuture<'_, Result<Sequence, StoreError>> {
+        self.timed("ship", self.inner.ship(batch))
+    }
+
+    fn shipped(&self, spool: Uuid) -> BoxFuture<'_, Result<Sequence, StoreError>> {
+        self.timed("shipped", self.inner.shipped(spool))
+    }
+
+    fn activity(&self, query: ActivityQuery) -> BoxFuture<'_, Result<ActivityPage, StoreError>> {
+        self.timed("activity", self.inner.activity(query))
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.timed("ping", self.inner.ping())
+    }
+}
