@@ -16,6 +16,7 @@ mod strict_json;
 pub mod auth;
 
 mod activity;
+mod activity_streams;
 mod cursor;
 mod followers;
 mod keys;

@@ -9,10 +9,8 @@ use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::{KeyNameError, RequestId};
+use crate::domain::{KeyNameError, RequestId, problem_type};
 
-/// Where the codes are explained; the code follows as the fragment.
-const DOCUMENTATION: &str = "https://assureone.ai/docs/gateway/problems";
 /// `Retry-After` of a dependency's failure, in seconds.
 const TRY_AGAIN_SECONDS: u64 = 1;
 
@@ -165,7 +163,7 @@ impl Problem {
     pub(super) fn render(&self, request_id: RequestId) -> Response {
         let consequence = self.consequence();
         let body = ProblemBody {
-            kind: format!("{DOCUMENTATION}#{}", consequence.code),
+            kind: problem_type(consequence.code),
             title: consequence.title.into(),
             status: consequence.status.as_u16(),
             detail: self.detail(),

@@ -9,7 +9,6 @@
 //! | `GET /v1/whoami` | any valid token | `whoami.rs` |
 //! | `GET /openapi.json`, `GET /` | none | `page.rs` |
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -112,16 +111,14 @@ where
     }
 }
 
-fn answer<B>(router: Router, request: http::Request<B>) -> impl Future<Output = Response<Body>> + Send
+async fn answer<B>(router: Router, request: http::Request<B>) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<axum::BoxError>,
 {
-    async move {
-        match router.oneshot(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        }
+    match router.oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
     }
 }
 

@@ -187,18 +187,22 @@ impl Core {
         self.ended.notify_one();
     }
 
+    /// Waits while the keeper makes room; says no at once when it has said that it cannot.
     fn wait_for_room(&self, log: &mut MutexGuard<'_, Log>, bytes: u32) -> Result<(), SpoolFull> {
-        while log.failing || !log.has_room(bytes) {
-            if log.failing || log.starved {
+        if log.has_room(bytes) && !log.failing {
+            return Ok(());
+        }
+        let deadline = clock::boot_now().plus(ROOM_WAIT_MAX);
+        while !log.has_room(bytes) && !log.starved && !log.failing {
+            let left = deadline.since(clock::boot_now());
+            if left.is_zero() {
                 return Err(SpoolFull);
             }
             log.wanted = true;
             self.keeper.wake();
-            if self.room.wait_for(log, ROOM_WAIT_MAX).timed_out() && !log.has_room(bytes) {
-                return Err(SpoolFull);
-            }
+            self.room.wait_for(log, left);
         }
-        Ok(())
+        if log.has_room(bytes) && !log.failing { Ok(()) } else { Err(SpoolFull) }
     }
 
     /// The keeper looks by itself while there is no room to be had.

@@ -224,7 +224,7 @@ fn has_room(disk_size: u64, disk_free: u64, bytes: u32) -> bool {
 
 impl Identity {
     fn new(replica: Option<&str>) -> Self {
-        let spool = Uuid::now_v7();
+        let spool = crate::clock::fresh_uuid();
         let made = || format!("gateway-{}", spool.simple().to_string().split_at(20).1);
         let replica = ReplicaId::new(&replica.map_or_else(made, str::to_owned));
         Self { spool, replica }

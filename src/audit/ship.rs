@@ -364,9 +364,10 @@ mod tests {
         assert!(spool.core.log.lock().disk_bytes() <= MIB);
         assert!(!home.path().join("00000000000000000001.seg").exists(), "the long use's first segment is gone");
 
-        let image = killed(home.path());
-        let at_restart = closed(&open(image.path(), MIB));
-        assert_eq!(events(&at_restart).iter().filter(|event| **event == 1_000_000).count(), 1);
+        for image in [killed(home.path()), unplugged(&spool, home.path())] {
+            let at_restart = closed(&open(image.path(), MIB));
+            assert_eq!(events(&at_restart).iter().filter(|event| **event == 1_000_000).count(), 1);
+        }
 
         long.finish(AuditRecord::example(1_000_000));
         shipper(&spool, &log).ship_all().await.unwrap();
@@ -394,5 +395,11 @@ mod tests {
         let records = &log.lock().records;
         assert_eq!(events(records), (1..=31).chain(41..=45).collect::<Vec<_>>());
         assert_eq!(sequences(records), (1..=36).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn shipping_can_run_as_a_task() {
+        fn is_a_task<F: Future<Output = ()> + Send + 'static>(_: impl FnOnce(Arc<Spool>, Arc<dyn Store>) -> F) {}
+        is_a_task(|spool, store| ship(spool, store, None, Metrics::new(), CancellationToken::new()));
     }
 }

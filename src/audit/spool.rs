@@ -342,6 +342,20 @@ mod tests {
     }
 
     #[test]
+    fn a_use_that_could_not_be_synced_leaves_no_record() {
+        let home = tempfile::tempdir().unwrap();
+        let spool = open_with(home.path(), MIB, SpoolSync::Always);
+        drop(spool.begin(&use_of(1)).unwrap());
+        let number = spool.core.log.lock().unsynced()[0].number;
+        spool.core.log.lock().segment_mut(number).unwrap().suspect = true;
+        std::fs::create_dir(home.path().join(format!("{number:020}.new"))).unwrap();
+        assert_eq!(spool.begin(&use_of(2)).unwrap_err(), SpoolFull);
+        std::fs::remove_dir(home.path().join(format!("{number:020}.new"))).unwrap();
+        let image = killed(home.path());
+        assert_eq!(events(&closed(&open(image.path(), MIB))), [1]);
+    }
+
+    #[test]
     fn a_spool_that_could_not_work_is_refused_with_its_reason() {
         let home = tempfile::tempdir().unwrap();
         let every_second = SpoolSync::Every(Duration::from_secs(1));

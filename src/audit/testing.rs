@@ -2,13 +2,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::closed::Cursor;
 use super::segment::Place;
 use super::spool::Spool;
+use crate::clock;
 use crate::config::{self, ByteCount, SpoolSync};
 use crate::domain::{AuditRecord, Outcome};
 use crate::metrics::Metrics;
@@ -85,9 +86,9 @@ pub(super) fn events(records: &[AuditRecord]) -> Vec<u128> {
 
 /// Looks until it is so, for at most ten seconds.
 pub(super) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
+    let begun = clock::boot_now();
     while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
+        assert!(clock::boot_now().since(begun) < Duration::from_secs(10), "{what}");
         std::thread::yield_now();
     }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::Failure;
 use super::client::{From, Server, encoded};
-use super::keys::{OutputForm, members, moment, text};
+use super::keys::{OutputForm, items, moment, resolve, text};
 use super::span::parse_since;
 use super::terminal::{self, plain};
 use crate::domain::{Action, KeyId, Timestamp};
@@ -16,9 +16,9 @@ const PAGE_RECORDS_MAX: usize = 1000;
 /// Which part of the log.
 #[derive(Clone, Debug, Args)]
 pub struct ActivityArguments {
-    /// Only this key, by its id.
+    /// Only this key: its id, the beginning of its id, its prefix or its name.
     #[arg(long, value_name = "ID")]
-    key: Option<KeyId>,
+    key: Option<String>,
     /// Only this action: key.create, key.use or key.revoke.
     #[arg(long, value_name = "ACTION")]
     action: Option<Action>,
@@ -38,19 +38,24 @@ pub struct ActivityArguments {
 
 /// Carries out the command.
 pub(super) async fn execute(server: &Server, arguments: &ActivityArguments) -> Result<(), Failure> {
+    let key = match &arguments.key {
+        Some(wanted) => Some(resolve(server, wanted).await?),
+        None => None,
+    };
+    let filters = filters(arguments, key);
     if arguments.follow {
-        return follow(server, arguments).await;
+        return follow(server, arguments, &filters).await;
     }
     let mut records = Vec::new();
     let mut left = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
     let mut cursor = String::new();
     while left > 0 {
-        let target = format!("/v1/activity?limit={}{}{cursor}", left.min(PAGE_RECORDS_MAX), filters(arguments));
+        let target = format!("/v1/activity?limit={}{filters}{cursor}", left.min(PAGE_RECORDS_MAX));
         let page = server.get(&target).await?;
-        let taken = members(&page["records"]);
+        let taken = items(&page, "records");
         left = left.saturating_sub(taken.len());
         records.extend(taken.iter().cloned());
-        match page["next_cursor"].as_str() {
+        match page.get("next_cursor").and_then(Value::as_str) {
             Some(next) if !taken.is_empty() => cursor = format!("&cursor={}", encoded(next)),
             _ => break,
         }
@@ -65,8 +70,7 @@ pub(super) async fn execute(server: &Server, arguments: &ActivityArguments) -> R
     ))
 }
 
-async fn follow(server: &Server, arguments: &ActivityArguments) -> Result<(), Failure> {
-    let filters = filters(arguments);
+async fn follow(server: &Server, arguments: &ActivityArguments, filters: &str) -> Result<(), Failure> {
     let query = if filters.is_empty() { String::new() } else { format!("?{}", filters.trim_start_matches('&')) };
     let from = if arguments.since.is_some() { From::Beginning } else { From::Now };
     server
@@ -80,10 +84,10 @@ async fn follow(server: &Server, arguments: &ActivityArguments) -> Result<(), Fa
         .await
 }
 
-fn filters(arguments: &ActivityArguments) -> String {
+fn filters(arguments: &ActivityArguments, key: Option<KeyId>) -> String {
     let one = |name: &str, value: Option<String>| value.map(|value| format!("&{name}={}", encoded(&value))).unwrap_or_default();
     [
-        one("key", arguments.key.map(|key| key.to_string())),
+        one("key", key.map(|key| key.to_string())),
         one("action", arguments.action.map(|action| action.to_string())),
         one("since", arguments.since.map(|since| since.to_string())),
     ]

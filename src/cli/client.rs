@@ -14,6 +14,10 @@ use crate::fetch::{self, Answer, ClearText, FetchError, Url};
 
 /// How long a call may take: longer than the admin listener itself waits for a revocation.
 const CALL_MAX: Duration = Duration::from_secs(40);
+/// How long a health check may take; orchestrators ask again.
+const HEALTH_MAX: Duration = Duration::from_secs(3);
+/// Longest answer to a health check, in bytes.
+const HEALTH_BYTES_MAX: usize = 4 * 1024;
 /// Longest answer, in bytes: a thousand records of the log.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -121,6 +125,25 @@ impl Server {
 
     fn unreachable(&self, error: &FetchError) -> Failure {
         Failure::new(format!("no answer from {}: {error}", self.admin.with_target("/")))
+    }
+}
+
+/// Asks the ops listener whether the gateway is alive.
+pub(super) async fn healthcheck(ops: &Url) -> Result<(), Failure> {
+    let dialer = Dialer::new(None, &[]).map_err(|error| Failure::new(format!("the machine's trust roots cannot be read: {error}")))?;
+    let request = fetch::Request {
+        method: Method::GET,
+        url: ops.with_target("/healthz"),
+        headers: HeaderMap::new(),
+        body: Bytes::new(),
+        deadline: HEALTH_MAX,
+        answer_bytes_max: HEALTH_BYTES_MAX,
+        clear_text: ClearText::Anywhere,
+    };
+    match fetch::fetch(&dialer, request).await {
+        Ok(answer) if answer.status.is_success() => Ok(()),
+        Ok(answer) => Err(Failure::new(format!("the gateway says {}", answer.status))),
+        Err(error) => Err(Failure::new(format!("no answer from {}: {error}", ops.with_target("/healthz")))),
     }
 }
 

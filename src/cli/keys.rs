@@ -119,12 +119,15 @@ async fn list(server: &Server, status: StatusFilter, creator: Option<&str>, form
     let creator = creator.map(|creator| format!("&creator={}", encoded(creator))).unwrap_or_default();
     let answer = server.get(&format!("/v1/keys?status={status}{creator}")).await?;
     present(&answer, form, |answer| {
-        let limits = &answer["limits"];
+        let limits = answer.get("limits").unwrap_or(&Value::Null);
         let summary = format!(
             "{} of {} active keys in the firm, {} of {} created by you\n",
-            limits["firm_active"], limits["per_firm_max"], limits["creator_active"], limits["per_creator_max"]
+            text(limits, "firm_active"),
+            text(limits, "per_firm_max"),
+            text(limits, "creator_active"),
+            text(limits, "per_creator_max")
         );
-        let rows = members(&answer["keys"]).iter().map(row);
+        let rows = items(answer, "keys").iter().map(row);
         terminal::table(["NAME", "PREFIX", "STATUS", "CREATED", "CREATOR", "LAST USED", "BY", "WARNINGS", "ID"], rows) + "\n" + &summary
     })
 }
@@ -142,7 +145,7 @@ async fn revoke(server: &Server, wanted: &str, reason: Option<&str>, is_confirme
     }
     let revoked = server.post(&format!("/v1/keys/{id}/revoke"), &json!({ "reason": reason.unwrap_or_default() })).await?;
     present(&revoked, form, |revoked| {
-        let replicas = members(&revoked["revocation"]["replicas"]).len();
+        let replicas = revoked.get("revocation").map_or(0, |revocation| items(revocation, "replicas").len());
         format!("Revoked “{}”. No replica accepts it any more ({replicas} confirmed).\n", plain(&text(revoked, "name")))
     })
 }
@@ -163,12 +166,12 @@ async fn whoami(server: &Server, form: OutputForm) -> Result<(), Failure> {
 }
 
 /// Finds the key that a person means: by id, or by what the list shows of it, if that is only one.
-async fn resolve(server: &Server, wanted: &str) -> Result<KeyId, Failure> {
+pub(super) async fn resolve(server: &Server, wanted: &str) -> Result<KeyId, Failure> {
     if let Ok(id) = wanted.parse() {
         return Ok(id);
     }
     let answer = server.get("/v1/keys?status=all").await?;
-    choose(wanted, members(&answer["keys"]))
+    choose(wanted, items(&answer, "keys"))
 }
 
 /// Shortest beginning of an id that is taken for one.
@@ -181,7 +184,7 @@ fn choose(wanted: &str, keys: &[Value]) -> Result<KeyId, Failure> {
     };
     let meant: Vec<&Value> = keys.iter().filter(is_meant).collect();
     // After a rotation a revoked key may bear the same name; the live one is meant.
-    let live: Vec<&Value> = meant.iter().copied().filter(|key| key["status"] == "active").collect();
+    let live: Vec<&Value> = meant.iter().copied().filter(|key| text(key, "status") == "active").collect();
     let meant = if live.is_empty() { meant } else { live };
     match meant.as_slice() {
         [] => Err(Failure::new(format!("no key of your firm has the id, prefix or name “{}”", plain(wanted)))),
@@ -211,8 +214,9 @@ pub(super) fn text(value: &Value, name: &str) -> String {
     }
 }
 
-pub(super) fn members(value: &Value) -> &[Value] {
-    value.as_array().map(Vec::as_slice).unwrap_or_default()
+/// A member's items; none where it is absent or not an array.
+pub(super) fn items<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 fn row(key: &Value) -> [String; 9] {
@@ -224,7 +228,7 @@ fn row(key: &Value) -> [String; 9] {
         creator(key),
         moment(&text(key, "last_used_at")),
         text(key, "last_used_by"),
-        joined(&key["warnings"]),
+        joined(items(key, "warnings")),
         text(key, "id"),
     ]
 }
@@ -234,8 +238,8 @@ fn creator(key: &Value) -> String {
     if name.is_empty() { text(key, "creator") } else { name }
 }
 
-fn joined(list: &Value) -> String {
-    let words: Vec<String> = members(list).iter().filter_map(Value::as_str).map(|word| word.replace('_', " ")).collect();
+fn joined(list: &[Value]) -> String {
+    let words: Vec<String> = list.iter().filter_map(Value::as_str).map(|word| word.replace('_', " ")).collect();
     words.join(", ")
 }
 
@@ -262,8 +266,8 @@ fn describe(key: &Value) -> String {
         ("revoked", moment(&text(key, "revoked_at"))),
         ("revoked by", text(key, "revoked_by")),
         ("reason", text(key, "revoke_reason")),
-        ("warnings", joined(&key["warnings"])),
-        ("permissions", members(&key["permissions"]).iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")),
+        ("warnings", joined(items(key, "warnings"))),
+        ("permissions", items(key, "permissions").iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")),
     ];
     let shown = rows.iter().filter(|(_, value)| !value.is_empty());
     shown.map(|(name, value)| format!("{name:<12} {}\n", plain(value))).collect()

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::fetch::Url;
 use crate::{admin, config};
 
 pub use activity::ActivityArguments;
@@ -69,6 +70,12 @@ pub enum ClientCommand {
         /// Which part of it.
         #[command(flatten)]
         arguments: ActivityArguments,
+    },
+    /// Ask a gateway's ops listener whether it is alive; for containers, which have no other tool.
+    Healthcheck {
+        /// The ops listener.
+        #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090", value_parser = Url::parse)]
+        ops: Url,
     },
     /// Print the JSON Schema of the configuration.
     Schema,
@@ -121,6 +128,7 @@ pub async fn execute_client(command: ClientCommand) -> Result<(), Failure> {
     match command {
         ClientCommand::Keys { server, command } => keys::execute(&server, command).await,
         ClientCommand::Activity { server, arguments } => activity::execute(&server, &arguments).await,
+        ClientCommand::Healthcheck { ops } => client::healthcheck(&ops).await,
         ClientCommand::Schema => {
             let text = serde_json::to_string_pretty(&config::schema()).expect("a schema is plain data");
             terminal::print(&format!("{text}\n"))

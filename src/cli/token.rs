@@ -27,7 +27,7 @@ pub struct TokenArguments {
     /// The user's name.
     #[arg(long)]
     name: Option<String>,
-    /// A permission of the user; repeat it for several. By default the two that manage keys.
+    /// A permission of the user; repeat it for several. Without any, the user may do nothing.
     #[arg(long = "permission", value_name = "PERMISSION")]
     permissions: Vec<String>,
     /// How long it is valid.
@@ -60,12 +60,11 @@ fn sign(arguments: &TokenArguments, config: &Config) -> Result<String, Failure> 
     }
     let key = SigningKey::load(&file).map_err(|error| Failure::new(error.to_string()))?;
     let keys = KeyRing::new(vec![key]).map_err(|error| Failure::new(error.to_string()))?;
-    let manage = || vec![auth.permissions.view.clone(), auth.permissions.edit.clone()];
     let user = LocalUser {
         firm: arguments.firm.clone(),
         user: arguments.user.clone(),
         name: arguments.name.clone(),
-        permissions: if arguments.permissions.is_empty() { manage() } else { arguments.permissions.clone() },
+        permissions: arguments.permissions.clone(),
     };
     Ok(local::sign(&keys, &auth.claims, &user, clock::wall_now(), arguments.lifetime))
 }

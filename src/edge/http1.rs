@@ -36,6 +36,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::body::{Observed, Observer};
 use super::drain::{Phase, Watch};
+use super::head_scan::HeadScan;
 use super::http::{Replay, Server, spread};
 use super::own_answer::{RequestLine, read_own_answer, write_answer};
 use super::stream::Farewell;
@@ -162,6 +163,7 @@ struct Wire {
     /// Made when first needed, and moved as seldom as possible: it may fire early, never late.
     timer: Option<Pin<Box<Sleep>>>,
     line: RequestLine,
+    scan: HeadScan,
     /// What goes out instead of what hyper wrote.
     instead: Bytes,
     refusals: Arc<Refuse>,
@@ -182,6 +184,7 @@ impl Wire {
             deadline: Instant::now() + head,
             timer: None,
             line: RequestLine::Empty,
+            scan: HeadScan::default(),
             instead: Bytes::new(),
             refusals: server.refusals.clone(),
             phase,
@@ -205,7 +208,7 @@ impl Wire {
         }
     }
 
-    fn note_read(&mut self, stage: Stage, bytes: &[u8]) {
+    fn note_read(&mut self, stage: Stage, bytes: &mut [u8]) {
         if bytes.is_empty() {
             return;
         }
@@ -213,7 +216,9 @@ impl Wire {
             self.turn.enter(Stage::Head);
             self.deadline = Instant::now() + self.head;
             self.line = RequestLine::Empty;
+            self.scan = HeadScan::default();
         }
+        self.scan.scan(bytes);
         self.line.note(bytes);
     }
 
@@ -267,7 +272,7 @@ impl AsyncRead for Wire {
         let before = buffer.filled().len();
         match Pin::new(&mut this.stream).poll_read(context, buffer) {
             Poll::Ready(Ok(())) => {
-                this.note_read(stage, buffer.filled().get(before..).unwrap_or_default());
+                this.note_read(stage, buffer.filled_mut().get_mut(before..).unwrap_or_default());
                 Poll::Ready(Ok(()))
             }
             Poll::Pending if this.is_overdue(context) => {

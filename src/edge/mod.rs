@@ -9,6 +9,7 @@
 mod accept;
 mod body;
 mod drain;
+mod head_scan;
 mod http;
 mod http1;
 mod http2;

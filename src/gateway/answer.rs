@@ -40,6 +40,11 @@ impl AnswerBody {
         Self::Own(Full::default(), None)
     }
 
+    /// An answer that hyper wants although its client has gone; the exchange closes as the client's abort.
+    pub fn for_nobody(body: Bytes) -> Self {
+        Self::Own(Full::new(body), None)
+    }
+
     /// An upstream's answer.
     pub fn upstream(body: UpstreamBody, mut exchange: Exchange, cut: Cut) -> Self {
         if body.is_end_stream() {

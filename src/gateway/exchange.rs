@@ -49,7 +49,6 @@ pub struct Exchange {
     allowance: Option<Standing>,
     status: Option<StatusCode>,
     refusal: Option<(Outcome, &'static str)>,
-    forwarded: Option<BootInstant>,
     response_bytes: u64,
     tunnelled_up: u64,
     is_complete: bool,
@@ -86,7 +85,6 @@ impl Exchange {
             allowance: None,
             status: None,
             refusal: None,
-            forwarded: None,
             response_bytes: 0,
             tunnelled_up: 0,
             is_complete: false,
@@ -145,9 +143,7 @@ impl Exchange {
         self.route = Some((grant.route().clone(), grant.upstream_name().clone()));
         let record = self.record(principal.record(), Outcome::Unknown);
         self.ticket = Some(self.books.spool.begin(&record).map_err(|_| Rejection::AuditUnavailable)?);
-        let now = clock::boot_now();
-        self.forwarded = Some(now);
-        self.books.metrics.added_duration.observe(now.since(self.began).as_secs_f64());
+        self.books.metrics.added_duration.observe(clock::boot_now().since(self.began).as_secs_f64());
         Ok(())
     }
 
@@ -156,7 +152,7 @@ impl Exchange {
         let consequence = rejection.consequence();
         self.refusal = Some((Outcome::Refused(consequence.code), consequence.reason));
         self.books.metrics.rejections.with_label_values(&[consequence.reason]).inc();
-        if self.forwarded.is_none() {
+        if self.ticket.is_none() {
             self.books.metrics.added_duration.observe(clock::boot_now().since(self.began).as_secs_f64());
         }
         tracing::debug!(request_id = %self.request, client = %self.client.ip, reason = consequence.reason, "refused");
@@ -165,10 +161,6 @@ impl Exchange {
     /// Notes the status of the answer.
     pub fn answer(&mut self, status: StatusCode) {
         self.status = Some(status);
-        if let (Some(forwarded), Some((_, upstream)), None) = (self.forwarded, &self.route, self.refusal) {
-            let took = clock::boot_now().since(forwarded).as_secs_f64();
-            self.books.metrics.upstream_duration.with_label_values(&[upstream]).observe(took);
-        }
     }
 
     /// Counts bytes of the answer's body that were handed over.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -26,7 +27,7 @@ use super::limit::Limiter;
 use super::resolve::{self, Keyring};
 use super::respond::{self, Leftover};
 use super::settings::Settings;
-use super::{Caller, admit, credential, target};
+use super::{Caller, admit, credential, linger, target};
 
 /// Everything a request needs. One for the process; `settings` changes with the configuration.
 pub struct Gateway {
@@ -52,10 +53,10 @@ impl Gateway {
     async fn decide_and_forward(
         &self,
         settings: &Settings,
-        request: Request<Incoming>,
+        parts: Parts,
+        body: &mut Option<Incoming>,
         exchange: &mut Exchange,
     ) -> Result<Forwarded, Failure> {
-        let (parts, body) = request.into_parts();
         let target = target::check(&parts)?; // 400, 405, 414, 431
         exchange.aim(&target);
         let presented = credential::parse(&parts.headers, &self.namespace)?; // 400 two keys, 401 missing, malformed
@@ -84,9 +85,10 @@ impl Gateway {
             body_bytes_max: settings.request_body_max,
             meter: exchange.meter().clone(),
         };
+        let request = Request::from_parts(parts, body.take().expect("a request is sent once"));
         tokio::select! {
             biased;
-            sent = settings.forwarder.send(Request::from_parts(parts, body), &forwarding) => sent, // 413, 408, 502, 503, 504
+            sent = settings.forwarder.send(request, &forwarding) => sent, // 413, 408, 502, 503, 504
             () = self.coherence.revoked(principal.digest()) => Err(admit::revoked().into()),
         }
     }
@@ -98,7 +100,8 @@ impl Gateway {
         let client = ClientAddress::find(caller.address.ip(), caller.transport, &settings.trusted_proxies, request.headers());
         let (parts, body) = request.into_parts();
         let mut exchange = Exchange::open(&parts, client, &self.books);
-        let line = self.decide_and_forward(&settings, Request::from_parts(parts, body), &mut exchange);
+        let mut unread = Some(body);
+        let line = self.decide_and_forward(&settings, parts, &mut unread, &mut exchange);
         let decided = tokio::select! {
             biased;
             decided = AssertUnwindSafe(line).catch_unwind() => decided.unwrap_or_else(|_| Err(panicked().into())),
@@ -107,9 +110,14 @@ impl Gateway {
         match decided {
             Ok(Forwarded::Answer(answer)) => self.pass_on(answer, exchange),
             Ok(Forwarded::Tunnel(answer, tunnel)) => self.open_tunnel(answer, tunnel, exchange),
-            Err(Failure::Rejected(rejection)) => refused(&rejection, leftover, exchange),
+            Err(Failure::Rejected(rejection)) => {
+                if let (Leftover::Stream, Some(body)) = (leftover, unread.or_else(|| exchange.meter().take_unread())) {
+                    self.tasks.spawn("linger", linger::discard(body));
+                }
+                refused(&rejection, leftover, exchange)
+            }
             // Nobody is left to read an answer; the exchange closes as a client's abort.
-            Err(Failure::ClientGone) => Response::new(AnswerBody::elsewhere()),
+            Err(Failure::ClientGone) => respond::refuse(&target::unparsable(), exchange.request(), leftover).map(AnswerBody::for_nobody),
         }
     }
 
@@ -163,10 +171,13 @@ fn decorate(headers: &mut http::HeaderMap, exchange: &Exchange) {
     }
 }
 
-/// Whether unread bytes of an HTTP/1 body may follow; HTTP/2 resets the stream instead.
+/// Whether unread bytes of an HTTP/1 body may follow.
 fn leftover(request: &Request<Incoming>) -> Leftover {
-    let is_stream = request.version() == http::Version::HTTP_2;
-    if is_stream || request.body().is_end_stream() { Leftover::Nothing } else { Leftover::Body }
+    match request.version() {
+        http::Version::HTTP_2 => Leftover::Stream,
+        _ if request.body().is_end_stream() => Leftover::Nothing,
+        _ => Leftover::Body,
+    }
 }
 
 /// A defect of ours, caught at the top of the line.

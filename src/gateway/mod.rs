@@ -7,18 +7,19 @@
 mod handle;
 mod settings;
 
-mod admit;
-mod answer;
+mod target;
 mod client_address;
 mod credential;
-mod exchange;
-mod forward;
+mod resolve;
+mod admit;
 mod limit;
 mod policy;
-mod resolve;
-mod respond;
 mod sign;
-mod target;
+mod exchange;
+mod forward;
+mod answer;
+mod respond;
+mod linger;
 
 use std::net::SocketAddr;
 

@@ -18,8 +18,10 @@ const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"Assure P
 /// Whether bytes of the request may still be on their way when it is answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Leftover {
-    /// The request was read to its end, or belongs to an HTTP/2 stream that ends by itself.
+    /// The request was read to its end.
     Nothing,
+    /// Whatever is left belongs to an HTTP/2 stream and ends with it (RFC 9113 section 8.1); there is no `Connection`.
+    Stream,
     /// The rest of an HTTP/1 body would be taken for the next request: the connection must close.
     Body,
 }
@@ -52,8 +54,9 @@ pub fn refuse(rejection: &Rejection, request: RequestId, leftover: Leftover) -> 
     if let Some(seconds) = consequence.retry_after_seconds {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    // After a 400 nobody can be sure where the next request begins.
-    if leftover == Leftover::Body || consequence.status == 400 {
+    // After these nobody can be sure where the next request begins, or that the next one would be meant better.
+    let is_doubtful = matches!(consequence.status, 400 | 405 | 414 | 431);
+    if leftover == Leftover::Body || (is_doubtful && leftover == Leftover::Nothing) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -48,9 +48,11 @@ pub struct Segment<'a> {
 
 impl Segment<'_> {
     /// Whether an upstream may take this segment for `name`: it is `name`, or `name` with parameters or an added
-    /// extension. Deny rules ask this, so that `reset;x=1` and `reset.json` are as forbidden as `reset`.
+    /// extension, or followed by white space, which some trim. Deny rules ask this, so that `reset;x=1`, `reset.json` and
+    /// `reset%20` are as forbidden as `reset`.
     pub fn is_form_of(&self, name: &str) -> bool {
-        self.text.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(';') || (self.is_last && rest.starts_with('.')))
+        let ends_segment = |rest: &str| rest.is_empty() || rest.starts_with(';') || rest.starts_with(char::is_whitespace);
+        self.text.strip_prefix(name).is_some_and(|rest| ends_segment(rest) || (self.is_last && rest.starts_with('.')))
     }
 }
 
@@ -92,10 +94,13 @@ impl Target {
         &self.authority
     }
 
-    /// The values of a query parameter, in order. Names and values are percent-decoded with `+` as a space, and only
-    /// `&` separates. What is not UTF-8 becomes U+FFFD, which equals no id.
+    /// Every value that an upstream may read for a query parameter. Names and values are percent-decoded with `+` as a
+    /// space. `&` separates, and for those who follow HTML 4 (appendix B.2.2) `;` does too: both readings are given.
+    /// What is not UTF-8 becomes U+FFFD, which equals no id.
     pub fn query_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
-        self.path_and_query.query().unwrap_or("").split('&').filter_map(move |pair| {
+        let query = self.path_and_query.query().unwrap_or("");
+        let pairs = query.split('&').chain(query.split(['&', ';']).filter(move |_| query.contains(';')));
+        pairs.filter_map(move |pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             (decode_form(key) == name).then(|| decode_form(value))
         })
@@ -692,10 +697,10 @@ mod tests {
     }
 
     #[test]
-    fn query_values_are_decoded_and_only_ampersands_separate() {
+    fn query_values_are_decoded_and_given_in_both_readings_of_a_semicolon() {
         let target = get("/?firm=a+b&x=1;firm=z&fir%6D=%41%zz&firm&firm=%ff").unwrap();
         let values: Vec<_> = target.query_values("firm").collect();
-        assert_eq!(values, ["a b", "A%zz", "", "\u{fffd}"]);
+        assert_eq!(values, ["a b", "A%zz", "", "\u{fffd}", "a b", "z", "A%zz", "", "\u{fffd}"]);
     }
 
     #[test]

@@ -1,1 +1,28 @@
-//! x
+//! The promises, tested on the real binary: one file per promise, each test a true sentence.
+//!
+//! Every test starts its own gateway on its own folder, with its own recording upstream, so tests run side by side.
+//! `support` holds what they drive it with. A test that can pass without the promise being kept is a defect.
+
+#![expect(clippy::indexing_slicing, reason = "a test that indexes what is not there fails, which is its job")]
+
+mod admin_keys;
+mod admission;
+mod assertion;
+mod audit;
+mod bodies;
+mod cli;
+mod clients;
+mod config;
+mod demo;
+mod drain;
+mod forwarding;
+mod framing;
+mod http2_framing;
+mod limits;
+mod ops;
+mod policy;
+mod revocation;
+mod support;
+mod tls;
+mod tokens;
+mod upgrades;

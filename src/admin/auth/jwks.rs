@@ -1,7 +1,6 @@
-//! The public keys of an issuer (RFC 7517): read from a file or fetched, kept, and renewed.
+//! Where an issuer's keys come from (RFC 7517): read from a file or fetched, kept, and renewed.
 //!
-//! Each key is pinned to one algorithm when it is read; symmetric, weak and encryption keys are skipped. A URL is
-//! asked every ten minutes while tokens come, and once for an unknown `kid`, but never twice within half a minute,
+//! A file is looked at once a second and read when it has changed. A URL is asked every ten minutes while tokens come, and once for an unknown `kid`, but never twice within half a minute,
 //! by one caller at a time. While it cannot be reached the last set serves for a day. Nothing a token says decides
 //! where keys come from.
 
@@ -10,17 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::VerifierError;
-use crate::admin::strict_json;
+use super::key_set::KeySet;
 use crate::clock;
 use crate::config;
 use crate::dial::Dialer;
@@ -28,12 +23,8 @@ use crate::domain::BootInstant;
 use crate::fetch::{self, ClearText, Url};
 use crate::tasks::{self, Tasks};
 
-/// Most keys of a set: ten times what identity providers publish.
-const KEYS_MAX: usize = 100;
 /// Longest set, in bytes.
 const SET_BYTES_MAX: usize = 1024 * 1024;
-/// Smallest RSA modulus, in bits (NIST SP 800-131A).
-const RSA_BITS_MIN: usize = 2048;
 /// How long a fetch may take.
 const FETCH_MAX: Duration = Duration::from_secs(5);
 /// Age at which a fetched set is renewed, so that a key the issuer withdrew stops working.
@@ -46,118 +37,6 @@ const FIRST_FETCH_SPACING: Duration = Duration::from_secs(5);
 const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How often a file may be looked at.
 const FILE_SPACING: Duration = Duration::from_secs(1);
-
-/// A public key, pinned to the one algorithm it may verify.
-pub(super) struct VerificationKey {
-    id: Option<String>,
-    algorithm: Algorithm,
-    decoding: DecodingKey,
-}
-
-impl VerificationKey {
-    pub(super) fn algorithm(&self) -> Algorithm {
-        self.algorithm
-    }
-
-    pub(super) fn decoding(&self) -> &DecodingKey {
-        &self.decoding
-    }
-
-    /// The algorithm as a token's `alg` must name it, to the letter.
-    pub(super) fn algorithm_name(&self) -> &'static str {
-        match self.algorithm {
-            Algorithm::EdDSA => "EdDSA",
-            Algorithm::ES256 => "ES256",
-            Algorithm::ES384 => "ES384",
-            Algorithm::RS256 => "RS256",
-            Algorithm::PS256 => "PS256",
-            // No key is pinned to any other, see `pin`; and no token may name this.
-            _ => "unsupported",
-        }
-    }
-}
-
-/// An issuer's usable keys.
-pub(super) struct KeySet {
-    keys: Vec<VerificationKey>,
-}
-
-impl std::fmt::Debug for KeySet {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_list().entries(self.keys.iter().map(|key| (&key.id, key.algorithm))).finish()
-    }
-}
-
-#[derive(serde::Deserialize)]
-struct Document {
-    keys: Vec<serde_json::Value>,
-}
-
-impl KeySet {
-    /// Reads a JWK Set.
-    pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
-        let document: Document = strict_json::parse(text)?;
-        Self::from_keys(&document.keys)
-    }
-
-    /// Takes the usable ones of some JWKs; the others are skipped with a line in the log.
-    pub(super) fn from_keys(jwks: &[serde_json::Value]) -> Result<Self, String> {
-        if jwks.len() > KEYS_MAX {
-            return Err(format!("the set has {} keys, more than {KEYS_MAX}", jwks.len()));
-        }
-        let mut keys: Vec<VerificationKey> = Vec::new();
-        for jwk in jwks {
-            match pin(jwk) {
-                Ok(key) if keys.iter().any(|known| known.id == key.id) => {
-                    tracing::warn!(kid = ?key.id, "a key with a repeated kid is skipped")
-                }
-                Ok(key) => keys.push(key),
-                Err(why) => tracing::info!(kid = ?jwk.get("kid").and_then(|id| id.as_str()), why, "a key of the issuer is skipped"),
-            }
-        }
-        if keys.is_empty() { Err("the set has no usable key".into()) } else { Ok(Self { keys }) }
-    }
-
-    /// The key of this id; without an id the only key, if there is only one.
-    pub(super) fn find(&self, id: Option<&str>) -> Option<&VerificationKey> {
-        match (id, self.keys.as_slice()) {
-            (None, [only]) => Some(only),
-            (None, _) => None,
-            (Some(id), keys) => keys.iter().find(|key| key.id.as_deref() == Some(id)),
-        }
-    }
-}
-
-/// Decides which algorithm a key verifies: what its `alg` says, if that fits its type, else its type's usual one.
-fn pin(jwk: &serde_json::Value) -> Result<VerificationKey, &'static str> {
-    let jwk: Jwk = serde_json::from_value(jwk.clone()).map_err(|_| "not a public key that is understood")?;
-    if jwk.common.public_key_use.as_ref().is_some_and(|purpose| *purpose != PublicKeyUse::Signature) {
-        return Err("not for signatures");
-    }
-    if jwk.common.key_operations.as_ref().is_some_and(|operations| !operations.contains(&KeyOperations::Verify)) {
-        return Err("not for verifying");
-    }
-    let named = jwk.common.key_algorithm;
-    let algorithm = match (&jwk.algorithm, named) {
-        (AlgorithmParameters::OctetKeyPair(key), None | Some(KeyAlgorithm::EdDSA)) if key.curve == EllipticCurve::Ed25519 => {
-            Algorithm::EdDSA
-        }
-        (AlgorithmParameters::EllipticCurve(key), None | Some(KeyAlgorithm::ES256)) if key.curve == EllipticCurve::P256 => Algorithm::ES256,
-        (AlgorithmParameters::EllipticCurve(key), None | Some(KeyAlgorithm::ES384)) if key.curve == EllipticCurve::P384 => Algorithm::ES384,
-        (AlgorithmParameters::RSA(key), _) if rsa_bits(&key.n) < RSA_BITS_MIN => return Err("an RSA key of less than 2048 bits"),
-        (AlgorithmParameters::RSA(_), None | Some(KeyAlgorithm::RS256)) => Algorithm::RS256,
-        (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::PS256)) => Algorithm::PS256,
-        _ => return Err("neither Ed25519, P-256, P-384 nor RSA with RS256 or PS256"),
-    };
-    let decoding = DecodingKey::from_jwk(&jwk).map_err(|_| "not well-formed")?;
-    Ok(VerificationKey { id: jwk.common.key_id, algorithm, decoding })
-}
-
-fn rsa_bits(modulus: &str) -> usize {
-    let bytes = URL_SAFE_NO_PAD.decode(modulus).unwrap_or_default();
-    let mut significant = bytes.iter().skip_while(|byte| **byte == 0);
-    significant.next().map_or(0, |first| (8 - usize::try_from(first.leading_zeros()).unwrap_or(8)) + significant.count() * 8)
-}
 
 /// Where an issuer's keys come from.
 #[derive(Debug)]
@@ -173,7 +52,7 @@ pub(super) enum Source {
 impl Source {
     pub(super) fn new(place: &config::Jwks, tasks: &Tasks) -> Result<Self, VerifierError> {
         match place {
-            config::Jwks::File(path) => Ok(Self::File(FileSource { path: path.clone(), state: Mutex::default() })),
+            config::Jwks::File(path) => Ok(Self::File(FileSource::new(path))),
             config::Jwks::Url(text) => UrlSource::new(text, tasks).map(|source| Self::Url(Arc::new(source))),
         }
     }
@@ -208,6 +87,7 @@ impl Source {
 #[derive(Debug)]
 pub(super) struct FileSource {
     path: PathBuf,
+    reading: tokio::sync::Mutex<()>,
     state: Mutex<FileState>,
 }
 
@@ -222,19 +102,24 @@ struct FileState {
 type Stamp = (u64, u64, i64, i64);
 
 impl FileSource {
+    fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), reading: tokio::sync::Mutex::default(), state: Mutex::default() }
+    }
+
     async fn current(&self) -> Option<Arc<KeySet>> {
-        let stamp = {
+        // One reader at a time: whoever comes while the file is read for the first time waits for what is in it.
+        let _reading = self.reading.lock().await;
+        let known = {
             let mut state = self.state.lock();
             let now = clock::boot_now();
-            let is_due = state.looked.is_none_or(|looked| now.since(looked) >= FILE_SPACING);
-            if !is_due && state.set.is_some() {
+            if state.looked.is_some_and(|looked| now.since(looked) < FILE_SPACING) {
                 return state.set.clone();
             }
             state.looked = Some(now);
             state.stamp
         };
         let path = self.path.clone();
-        let read = tasks::blocking(move || read_if_changed(&path, stamp)).await;
+        let read = tasks::blocking(move || read_if_changed(&path, known)).await;
         let mut state = self.state.lock();
         match read {
             Ok(None) => {}
@@ -327,7 +212,7 @@ impl UrlSource {
             if !state.is_fetching {
                 state.is_fetching = true;
                 state.attempted = Some(now);
-                let under_way = UnderWay(self.clone());
+                let under_way = UnderWay { source: self.clone(), asked: now };
                 self.tasks.spawn("jwks", async move { under_way.run().await });
             }
             ended
@@ -354,18 +239,22 @@ impl UrlSource {
 }
 
 /// A fetch under way. Dropped, however that comes about, it lets the next one begin.
-struct UnderWay(Arc<UrlSource>);
+struct UnderWay {
+    source: Arc<UrlSource>,
+    asked: BootInstant,
+}
 
 impl UnderWay {
     async fn run(self) {
-        match self.0.fetch().await {
+        match self.source.fetch().await {
             Ok(set) => {
-                let mut state = self.0.state.lock();
+                let mut state = self.source.state.lock();
                 state.set = Some(Arc::new(set));
-                state.fetched = clock::boot_now();
+                // Counted from before the question, so that the set is never thought younger than it is.
+                state.fetched = self.asked;
             }
             Err(why) => {
-                tracing::warn!(url = ?self.0.text, why, "the issuer's keys cannot be fetched; those fetched before serve for a day")
+                tracing::warn!(url = ?self.source.text, why, "the issuer's keys cannot be fetched; those fetched before serve for a day")
             }
         }
     }
@@ -373,71 +262,23 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.state.lock().is_fetching = false;
-        self.0.ended.send_modify(|count| *count += 1);
+        self.source.state.lock().is_fetching = false;
+        self.source.ended.send_modify(|count| *count += 1);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signing::SigningKey;
+    use crate::admin::auth::key_set::tests::good_jwk;
     use serde_json::json;
     use std::sync::atomic::{AtomicUsize, Ordering};
-
-    fn good_jwk(name: &str) -> serde_json::Value {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut jwk = SigningKey::load_or_create(&folder.path().join("key.pem")).expect("made").jwk();
-        jwk["kid"] = name.into();
-        jwk
-    }
-
-    fn with(mut jwk: serde_json::Value, name: &str, value: serde_json::Value) -> serde_json::Value {
-        jwk[name] = value;
-        jwk
-    }
-
-    #[test]
-    fn only_keys_that_can_be_pinned_are_taken() {
-        let modulus = |bytes: usize| URL_SAFE_NO_PAD.encode(vec![0xff_u8; bytes]);
-        let rows = [
-            (good_jwk("a"), true),
-            (with(good_jwk("a"), "use", json!("enc")), false),
-            (with(good_jwk("a"), "key_ops", json!(["sign"])), false),
-            (with(good_jwk("a"), "key_ops", json!(["verify"])), true),
-            (with(good_jwk("a"), "alg", json!("ES256")), false),
-            (with(good_jwk("a"), "alg", json!("HS256")), false),
-            (with(good_jwk("a"), "alg", json!("none")), false),
-            (with(good_jwk("a"), "crv", json!("Ed448")), false),
-            (json!({ "kty": "oct", "k": "c2VjcmV0", "alg": "HS256" }), false),
-            (json!({ "kty": "oct", "k": "c2VjcmV0" }), false),
-            (json!({ "kty": "RSA", "n": modulus(128), "e": "AQAB" }), false),
-            (json!({ "kty": "RSA", "n": modulus(256), "e": "AQAB" }), true),
-            (json!({ "kty": "RSA", "n": modulus(256), "e": "AQAB", "alg": "PS256" }), true),
-            (json!({ "kty": "RSA", "n": modulus(256), "e": "AQAB", "alg": "RSA-OAEP" }), false),
-            (json!({ "kty": "XYZ" }), false),
-            (json!("text"), false),
-        ];
-        for (jwk, expected) in rows {
-            assert_eq!(pin(&jwk).is_ok(), expected, "{jwk}");
-        }
-        assert!(KeySet::from_keys(&vec![good_jwk("a"); KEYS_MAX + 1]).is_err());
-        assert!(KeySet::parse(br#"{"keys":[]}"#).is_err());
-    }
-
-    #[test]
-    fn a_key_is_found_by_its_id_alone() {
-        let set = KeySet::from_keys(&[good_jwk("a"), json!({}), good_jwk("a"), good_jwk("b")]).expect("two keys");
-        assert_eq!(set.keys.len(), 2);
-        assert!(set.find(Some("a")).is_some() && set.find(Some("c")).is_none() && set.find(None).is_none());
-        assert!(KeySet::from_keys(&[good_jwk("a")]).expect("one key").find(None).is_some());
-    }
 
     #[tokio::test]
     async fn a_file_is_read_again_when_it_changes_and_a_broken_one_changes_nothing() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("jwks.json");
-        let source = FileSource { path: path.clone(), state: Mutex::default() };
+        let source = FileSource::new(&path);
         assert!(source.current().await.is_none());
         for (text, expected) in [
             (json!({ "keys": [good_jwk("a")] }).to_string(), "a"),

@@ -14,7 +14,8 @@ use jsonwebtoken::Validation;
 use serde_json::{Map, Value};
 
 use super::Caller;
-use super::jwks::{KeySet, Source, VerificationKey};
+use super::jwks::Source;
+use super::key_set::{KeySet, VerificationKey};
 use crate::admin::strict_json;
 use crate::config;
 use crate::domain::{FirmId, FrozenPermissions, Timestamp, UserId};

@@ -19,11 +19,6 @@ impl Balance {
         Self { pools, turn: AtomicU64::new(0) }
     }
 
-    /// All endpoints.
-    pub(super) fn pools(&self) -> &[Arc<Pool>] {
-        &self.pools
-    }
-
     /// An endpoint that is not among the `tried`, if there is one.
     pub(super) fn pick(&self, tried: &[Arc<Pool>]) -> Option<Arc<Pool>> {
         let is_untried = |pool: &&Arc<Pool>| !tried.iter().any(|other| Arc::ptr_eq(other, pool));

@@ -18,6 +18,7 @@ use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
@@ -74,8 +75,10 @@ pub enum Fate {
     TooSlow = 3,
     /// The client broke it off.
     ClientAborted = 4,
-    /// The upstream was done before it had read it.
+    /// The exchange was over before all of it was read.
     Unwanted = 5,
+    /// Its framing is invalid.
+    Malformed = 6,
 }
 
 /// What is known of one request's body while it flows; shared with the audit record, which outlives the bodies.
@@ -88,6 +91,8 @@ pub struct Meter {
     sender: AtomicWaker,
     /// Told once the body has ended, in whatever way.
     ended: Notify,
+    /// The rest of a body that was cut, for whoever wants to see its client out.
+    unread: Mutex<Option<Incoming>>,
 }
 
 impl Meter {
@@ -101,6 +106,11 @@ impl Meter {
         self.request_bytes.load(Ordering::Relaxed)
     }
 
+    /// The rest of a body that was cut because it is too large; what is not taken is dropped with the meter.
+    pub fn take_unread(&self) -> Option<Incoming> {
+        self.unread.lock().take()
+    }
+
     /// How the request body ended, if it has.
     pub fn fate(&self) -> Fate {
         match self.fate.load(Ordering::Acquire) {
@@ -109,6 +119,7 @@ impl Meter {
             2 => Fate::TooLarge,
             3 => Fate::TooSlow,
             4 => Fate::ClientAborted,
+            6 => Fate::Malformed,
             _ => Fate::Unwanted,
         }
     }
@@ -190,7 +201,9 @@ impl RequestBody {
     }
 
     fn cut(&mut self, fate: Fate, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.source = Source::Cut;
+        if let (Source::Client(rest), Fate::TooLarge) = (std::mem::replace(&mut self.source, Source::Cut), fate) {
+            *self.meter.unread.lock() = Some(rest);
+        }
         self.meter.close(fate);
         Poll::Ready(Some(Err(error)))
     }
@@ -219,7 +232,7 @@ impl Body for RequestBody {
             let is_last = incoming.is_end_stream();
             let mut frame = match item {
                 Some(Ok(frame)) => frame,
-                Some(Err(error)) => return this.cut(Fate::ClientAborted, BodyError::Client(error)),
+                Some(Err(error)) => return this.cut(blame(&error), BodyError::Client(error)),
                 None => {
                     this.source = Source::Nothing;
                     this.meter.close(Fate::Complete);
@@ -262,7 +275,7 @@ impl Body for RequestBody {
 impl Drop for RequestBody {
     /// Whoever waits for the end of the body must not wait for one that is gone.
     fn drop(&mut self) {
-        self.meter.ended.notify_one();
+        self.meter.close(Fate::Unwanted);
     }
 }
 
@@ -425,6 +438,19 @@ impl Drop for UpstreamBody {
             self.meter.unwant();
         }
     }
+}
+
+/// hyper says with an `io::Error` of these kinds that chunks are not framed as RFC 9112 section 7.1 has them.
+fn blame(error: &hyper::Error) -> Fate {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(kind, Some(std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData)) {
+            return Fate::Malformed;
+        }
+        source = cause.source();
+    }
+    Fate::ClientAborted
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ impl Connection {
 pub(super) struct Shared {
     sender: http2::SendRequest<RequestBody>,
     streams: Arc<AtomicUsize>,
-    /// What the upstream allows at the moment (RFC 9113 section 6.5.2).
+    /// What the upstream allowed when a request was last sent (RFC 9113 section 6.5.2).
     streams_allowed: Arc<AtomicUsize>,
 }
 

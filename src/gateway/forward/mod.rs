@@ -28,7 +28,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use self::balance::Balance;
-pub use self::body::{BodyError, DeclaredLength, Fate, Meter, UpstreamBody, check_declared_length};
+pub use self::body::{DeclaredLength, Meter, UpstreamBody, check_declared_length};
 use self::pool::{Dialers, Limits, Pool};
 pub use self::upgrade::{Tunnel, TunnelEnd, TunnelOutcome};
 use crate::config;

@@ -323,3 +323,49 @@ async fn upkeep(pool: Weak<Pool>, tasks: Tasks) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::forward::Forwarder;
+    use crate::gateway::forward::tests::support::{Script, exchange_once};
+    use crate::metrics::Metrics;
+    use hyper_util::rt::TokioIo;
+
+    /// The connection's task is run by hand, so that it is certain that it sees the close before the request.
+    #[tokio::test]
+    async fn a_request_that_meets_a_closed_connection_unsent_goes_over_a_fresh_one() {
+        let script = Script::ok().await;
+        let upstreams = [("a".to_owned(), script.config())].into();
+        let upstream = Forwarder::new(&upstreams, &Tasks::new(), &Metrics::new(), None).unwrap().upstream("a").unwrap();
+        let (ours, theirs) = tokio::io::duplex(1_024);
+        let (mut sender, mut connection) = http1::handshake(TokioIo::new(ours)).await.unwrap();
+        tokio::select! {
+            biased;
+            _ = &mut connection => panic!("the connection ended"),
+            ready = sender.ready() => ready.unwrap(),
+        }
+        let now = clock::boot_now();
+        upstream.balance().pick(&[]).unwrap().unused.lock().push(Kept { connection: sender, opened: now, used: now });
+        drop(theirs);
+        let (_, ended) = tokio::join!(exchange_once(&upstream), connection);
+        assert!(ended.is_ok() && script.connections() == 1);
+    }
+
+    #[tokio::test]
+    async fn old_and_closed_connections_are_let_go() {
+        let script = Script::ok().await;
+        let upstreams = [("a".to_owned(), script.config())].into();
+        let upstream = Forwarder::new(&upstreams, &Tasks::new(), &Metrics::new(), None).unwrap().upstream("a").unwrap();
+        let pool = upstream.balance().pick(&[]).unwrap();
+        exchange_once(&upstream).await;
+        pool.tidy();
+        assert_eq!(pool.unused.lock().len(), 1);
+        pool.unused.lock()[0].used = clock::boot_now().minus(UNUSED_MAX + Duration::from_secs(1));
+        exchange_once(&upstream).await;
+        assert_eq!((script.connections(), pool.load()), (2, 0));
+        pool.unused.lock()[0].opened = clock::boot_now().minus(AGE_MAX + Duration::from_secs(1));
+        pool.tidy();
+        assert_eq!(pool.unused.lock().len(), 0);
+    }
+}

@@ -21,7 +21,7 @@ use super::upgrade;
 use super::{Failure, Forwarded, Forwarding, Upstream};
 use crate::clock;
 use crate::domain::Rejection;
-use crate::gateway::target::parse_length;
+use crate::gateway::target::{parse_length, unparsable};
 
 /// How often a request that came back unsent is sent again. A second one meets a connection that was closed as soon as
 /// it was made; a third would be a third reason to believe that the upstream is broken.
@@ -98,7 +98,8 @@ pub(super) fn answer(response: Response<Incoming>, lease: Lease, to: &Forwarding
     Response::from_parts(parts, UpstreamBody::new(incoming, lease, to.meter.clone(), to.upstream.limits().idle))
 }
 
-async fn exchange(
+/// Sends until an answer's head is here that can be read in one way only.
+pub(super) async fn exchange(
     upstream: &Upstream,
     mut request: Request<RequestBody>,
     wanted: Wanted,
@@ -170,6 +171,7 @@ fn blame(meter: &Meter, trouble: Trouble) -> Failure {
     match meter.fate() {
         Fate::TooLarge => Failure::Rejected(Rejection::BodyGrewTooLarge),
         Fate::TooSlow => Failure::Rejected(Rejection::BodyTooSlow),
+        Fate::Malformed => Failure::Rejected(unparsable()),
         Fate::ClientAborted => Failure::ClientGone,
         Fate::Open | Fate::Complete | Fate::Unwanted => trouble.into(),
     }

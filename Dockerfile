@@ -1,0 +1,51 @@
+# The gateway as a small image: built from the locked sources, run as a numeric user that owns nothing but its data.
+#
+#   docker build --tag assure-gateway .
+#   docker run --publish 8080:8080 --volume assure-gateway:/var/lib/assure-gateway \
+#     --volume ./gateway.yaml:/etc/assure-gateway/gateway.yaml:ro assure-gateway
+#
+# Environment:
+#   ASSURE_GATEWAY_CONFIG  the configuration file; /etc/assure-gateway/gateway.yaml unless set
+#   ASSURE_ADMIN_TOKEN     a user's token for the subcommands `keys` and `activity`; never needed by `run`
+#   any ${NAME}            that the configuration refers to
+# The configuration must listen on 0.0.0.0 (or [::]) to be reached from outside, and keep `store.embedded.path` and
+# `audit.spool.path` under /var/lib/assure-gateway, which is the working directory and the only writable place.
+# 8081 (admin) and 9090 (ops) are for the inside of a network: publish them nowhere else.
+
+FROM rust:1.95-slim-bookworm AS build
+# aws-lc is C and assembly: it needs a compiler and cmake, nothing from the network.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends cmake gcc g++ libc6-dev make \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /build
+# Only what the binary is made of, so that a changed test or document does not rebuild it.
+COPY Cargo.toml Cargo.lock ./
+COPY config config
+COPY src src
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    --mount=type=cache,target=/build/target,sharing=locked \
+    cargo build --release --locked --bin assure-gateway \
+    && install -D target/release/assure-gateway /out/assure-gateway \
+    && install -d -m 0700 /out/data
+
+FROM debian:bookworm-slim
+# The machine's trust roots, for https upstreams and key sets.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /out/assure-gateway /usr/local/bin/assure-gateway
+# A number and not a name, so that an orchestrator can see that it is not root.
+COPY --from=build --chown=65532:65532 /out/data /var/lib/assure-gateway
+USER 65532:65532
+WORKDIR /var/lib/assure-gateway
+VOLUME ["/var/lib/assure-gateway"]
+ENV ASSURE_GATEWAY_CONFIG=/etc/assure-gateway/gateway.yaml
+EXPOSE 8080 8081 9090
+# SIGTERM drains; the orchestrator's patience must be longer than `edge.drain`.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 \
+    CMD ["assure-gateway", "healthcheck", "--ops", "http://127.0.0.1:9090"]
+ENTRYPOINT ["assure-gateway"]
+CMD ["run"]

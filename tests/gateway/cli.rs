@@ -1,0 +1,75 @@
+//! The command line's half of the contract: the same calls as the API, tables for people, JSON for programs.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::{FIRM, Gateway, SOON, USER, eventually::found, program};
+
+/// A subcommand that talks to the running gateway as an editor.
+fn as_editor(gateway: &Gateway, token: &str, words: &[&str]) -> Command {
+    let mut command = gateway.command(words);
+    command.args(["--admin", &gateway.admin_url()]).env("ASSURE_ADMIN_TOKEN", token);
+    command
+}
+
+#[test]
+fn keys_are_created_listed_shown_and_revoked_from_the_command_line() {
+    let gateway = Gateway::start();
+    let editor = gateway.editor();
+    let run = |words: &[&str]| program::output_of(&mut as_editor(&gateway, &editor, words));
+    let json = |words: &[&str]| serde_json::from_str::<Value>(&run(words)).expect("JSON for programs");
+
+    let created = json(&["keys", "create", "MCP server", "--json"]);
+    let (id, secret) = (created["id"].as_str().expect("an id"), created["key"].as_str().expect("the key"));
+    gateway.get(&key(id, secret), "/ok").expect(200);
+    for table in [run(&["keys", "list"]), run(&["keys", "show", id])] {
+        assert!(table.contains("MCP server") && table.contains(&secret[..15]) && !table.contains(secret), "{table}");
+    }
+    assert!(json(&["keys", "list", "--json"]).to_string().contains(id));
+    run(&["keys", "revoke", id, "--reason", "rotated", "--yes"]);
+    gateway.get(&key(id, secret), "/ok").expect(401);
+    let log = found(SOON, "the refused use", || Some(run(&["activity"])).filter(|log| log.contains("invalid_key")));
+    assert!(["key.create", "key.use", "key.revoke"].iter().all(|action| log.contains(action)), "{log}");
+    assert!(!run(&["activity", "--action", "key.create"]).contains("key.use"));
+    assert!(!gateway.log().contains(secret));
+}
+
+fn key(id: &str, secret: &str) -> crate::support::Key {
+    crate::support::Key { id: id.into(), secret: secret.into(), prefix: secret[..15].into() }
+}
+
+#[test]
+fn a_key_on_standard_input_is_told_by_its_digest() {
+    let gateway = Gateway::start();
+    let editor = gateway.editor();
+    let key = gateway.create_key(&editor, "leaked");
+    let mut process =
+        as_editor(&gateway, &editor, &["keys", "whoami"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+    writeln!(process.stdin.take().expect("piped"), "{}", key.secret).expect("it reads");
+    let output = process.wait_with_output().expect("it ends");
+    let said = program::text(&output.stdout);
+    assert!(output.status.success() && said.contains("leaked") && !said.contains(&key.secret), "{said}");
+}
+
+#[test]
+fn a_failure_is_said_on_standard_error_with_a_failing_exit_code() {
+    let mut gateway = Gateway::start();
+    let editor = gateway.editor();
+    let fails = |gateway: &Gateway, token: &str, words: &[&str]| {
+        let output = program::run(&mut as_editor(gateway, token, words));
+        assert!(!output.status.success() && output.stdout.is_empty() && !output.stderr.is_empty(), "{words:?}");
+        program::text(&output.stderr)
+    };
+    fails(&gateway, &editor, &["keys", "show", "01890a5d-ac96-774b-bcce-b302099a8057"]);
+    fails(&gateway, "nonsense", &["keys", "list"]);
+    fails(&gateway, &gateway.token(FIRM, USER, &[]), &["keys", "create", "n"]);
+    // Without --yes and without a person to ask, nothing is revoked.
+    let key = gateway.create_key(&editor, "kept");
+    fails(&gateway, &editor, &["keys", "revoke", &key.id]);
+    gateway.get(&key, "/ok").expect(200);
+    gateway.kill9();
+    let said = fails(&gateway, &editor, &["keys", "list"]);
+    assert!(said.contains(&gateway.admin().port().to_string()), "it names the address that it tried: {said}");
+}

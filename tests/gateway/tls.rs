@@ -1,0 +1,107 @@
+//! The edge with TLS: HTTP/1.1 and HTTP/2 by ALPN, nothing older than TLS 1.2, and certificates that change while it runs.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
+use serde_json::json;
+
+use crate::support::eventually::eventually;
+use crate::support::{Client, End, Gateway, Http2, Key, Request, SOON};
+
+/// A self-signed certificate for `localhost`, written as the operator would keep it.
+fn write_certificate(folder: &Path) -> CertificateDer<'static> {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
+    std::fs::write(folder.join("key.new"), made.signing_key.serialize_pem()).expect("our folder");
+    std::fs::write(folder.join("cert.new"), made.cert.pem()).expect("our folder");
+    std::fs::rename(folder.join("key.new"), folder.join("key.pem")).expect("our folder");
+    std::fs::rename(folder.join("cert.new"), folder.join("cert.pem")).expect("our folder");
+    made.cert.der().clone()
+}
+
+/// A client that trusts exactly this certificate and offers these protocols.
+fn trusting(certificate: &CertificateDer<'static>, protocols: &[&str]) -> Arc<ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.clone()).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("TLS 1.2 and 1.3");
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Arc::new(config)
+}
+
+struct Bench {
+    gateway: Gateway,
+    key: Key,
+    folder: tempfile::TempDir,
+    certificate: CertificateDer<'static>,
+}
+
+fn start() -> Bench {
+    let folder = tempfile::tempdir().expect("a folder");
+    let certificate = write_certificate(folder.path());
+    let tls = json!({ "certificate": folder.path().join("cert.pem"), "private_key": folder.path().join("key.pem") });
+    let gateway = Gateway::with(|config| config["edge"]["tls"] = tls);
+    let key = gateway.key();
+    Bench { gateway, key, folder, certificate }
+}
+
+#[test]
+fn http_1_1_and_http_2_are_chosen_by_alpn() {
+    let bench = start();
+    let request = Request::get("/ok").bearer(&bench.key.secret);
+    let http2 = Http2::connect_tls(bench.gateway.edge(), trusting(&bench.certificate, &["h2", "http/1.1"])).expect("h2");
+    assert_eq!(http2.exchange(&request).map(|answer| answer.status), Ok(200));
+    for protocols in [&["http/1.1"][..], &[]] {
+        let mut client = Client::connect_tls(bench.gateway.edge(), trusting(&bench.certificate, protocols)).expect("TLS");
+        client.exchange(&request).expect("an answer").expect(200);
+        client.exchange(&request).expect("a second on the same connection").expect(200);
+    }
+    assert_eq!(bench.gateway.upstream.last("/ok").fields.one("x-forwarded-proto"), Some("https"));
+}
+
+#[test]
+fn a_client_that_speaks_no_tls_or_no_known_protocol_is_cut_and_harms_nobody() {
+    let bench = start();
+    let mut plain = Client::connect(bench.gateway.edge());
+    plain.send(Request::get("/ok").bearer(&bench.key.secret).head()).expect("sent");
+    assert!(plain.answer().is_err() && plain.end() != End::Open);
+    let mut foreign = Client::connect_tls(bench.gateway.edge(), trusting(&bench.certificate, &["foo"])).expect("a socket");
+    assert!(foreign.exchange(&Request::get("/ok").bearer(&bench.key.secret)).is_err(), "no_application_protocol");
+    let half_open: Vec<Client> = (0..50).map(|_| Client::connect(bench.gateway.edge())).collect();
+    let mut good = Client::connect_tls(bench.gateway.edge(), trusting(&bench.certificate, &["http/1.1"])).expect("TLS");
+    good.exchange(&Request::get("/good").bearer(&bench.key.secret)).expect("an answer").expect(200);
+    drop(half_open);
+    assert_eq!(bench.gateway.upstream.targets(), ["/good"]);
+}
+
+#[test]
+fn a_renewed_certificate_is_served_without_a_restart_and_a_broken_one_is_not() {
+    let bench = start();
+    let ask = |certificate: &CertificateDer<'static>| {
+        let mut client = Client::connect_tls(bench.gateway.edge(), trusting(certificate, &["http/1.1"])).ok()?;
+        client.exchange(&Request::get("/ok").bearer(&bench.key.secret)).ok().map(|answer| answer.status)
+    };
+    assert_eq!(ask(&bench.certificate), Some(200));
+    let renewed = write_certificate(bench.folder.path());
+    bench.gateway.signal(rustix::process::Signal::HUP);
+    eventually!(SOON, ask(&renewed) == Some(200), "the renewed certificate is served");
+    assert_eq!(ask(&bench.certificate), None, "the old one is not");
+    std::fs::write(bench.folder.path().join("cert.pem"), "broken").expect("our folder");
+    bench.gateway.signal(rustix::process::Signal::HUP);
+    eventually!(SOON, bench.gateway.metric("assure_gateway_config_reloads_total{result=\"failure\"}") >= 1.0, "the failure is counted");
+    assert_eq!(ask(&renewed), Some(200), "what worked goes on working");
+}
+
+#[test]
+fn a_body_of_a_cut_connection_is_not_taken_for_complete() {
+    let bench = start();
+    let mut client = Client::connect_tls(bench.gateway.edge(), trusting(&bench.certificate, &["http/1.1"])).expect("TLS");
+    let head = Request::new("POST", "/cut").bearer(&bench.key.secret).with("Transfer-Encoding", "chunked").head();
+    client.send([&head[..], b"4\r\nhalf\r\n"].concat()).expect("sent");
+    eventually!(SOON, bench.gateway.upstream.seen().iter().any(|seen| seen.body_bytes == 4));
+    client.socket().shutdown(std::net::Shutdown::Both).expect("our socket");
+    eventually!(SOON, bench.gateway.upstream.last("/cut").gone_at.is_some());
+    assert!(!bench.gateway.upstream.last("/cut").complete);
+}
