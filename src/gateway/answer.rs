@@ -24,7 +24,16 @@ pub enum AnswerBody {
     /// An answer of our own.
     Own(Full<Bytes>, Option<Exchange>),
     /// An upstream's.
-    Upstream(UpstreamBody, Option<Exchange>, Cut),
+    Upstream(PassedOn),
+}
+
+/// An upstream's body on its way to the client.
+pub struct PassedOn {
+    body: UpstreamBody,
+    exchange: Exchange,
+    cut: Cut,
+    /// Why the body broke off, held back for one turn.
+    fault: Option<BodyFault>,
 }
 
 impl AnswerBody {
@@ -50,7 +59,7 @@ impl AnswerBody {
         if body.is_end_stream() {
             exchange.complete();
         }
-        Self::Upstream(body, Some(exchange), cut)
+        Self::Upstream(PassedOn { body, exchange, cut, fault: None })
     }
 }
 
@@ -61,48 +70,59 @@ impl Body for AnswerBody {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         match self.get_mut() {
             Self::Own(body, _) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
-            Self::Upstream(body, exchange, cut) => {
-                if let Some(open) = exchange
-                    && cut.as_mut().poll(context).is_ready()
-                {
-                    open.cut_short("key_revoked");
-                    return Poll::Ready(Some(Err("the key was revoked".into())));
-                }
-                let polled = Pin::new(&mut *body).poll_frame(context);
-                if let (Poll::Ready(frame), Some(open)) = (&polled, exchange) {
-                    note(open, frame.as_ref(), body.is_end_stream());
-                }
-                polled.map_err(Into::into)
-            }
+            Self::Upstream(passed_on) => passed_on.poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(body, _) => body.is_end_stream(),
-            Self::Upstream(body, ..) => body.is_end_stream(),
+            Self::Upstream(passed_on) => passed_on.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(body, _) => body.size_hint(),
-            Self::Upstream(body, ..) => body.size_hint(),
+            Self::Upstream(passed_on) => passed_on.body.size_hint(),
         }
     }
 }
 
-/// Keeps the exchange's account: bytes that went out, the end, or a break.
-fn note<E>(exchange: &mut Exchange, frame: Option<&Result<Frame<Bytes>, E>>, is_end: bool) {
-    match frame {
-        Some(Ok(frame)) => {
-            exchange.sent(frame.data_ref().map_or(0, Bytes::len));
-            if is_end {
-                exchange.complete();
+impl PassedOn {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        if let Some(fault) = self.fault.take() {
+            return Poll::Ready(Some(Err(fault)));
+        }
+        if self.cut.as_mut().poll(context).is_ready() {
+            self.exchange.cut_short("key_revoked");
+            return self.break_off("the key was revoked".into(), context);
+        }
+        match std::task::ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            Some(Ok(frame)) => {
+                self.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
+                if self.body.is_end_stream() {
+                    self.exchange.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                self.exchange.cut_short("upstream_broken");
+                self.break_off(error.into(), context)
+            }
+            None => {
+                self.exchange.complete();
+                Poll::Ready(None)
             }
         }
-        Some(Err(_)) => exchange.cut_short("upstream_broken"),
-        None => exchange.complete(),
+    }
+
+    /// hyper throws away what it has buffered when a body fails, and flushes when a body has nothing at the moment. So
+    /// it is told "nothing at the moment" once, and the failure right after: what had come before it reaches the client.
+    fn break_off(&mut self, fault: BodyFault, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        self.fault = Some(fault);
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

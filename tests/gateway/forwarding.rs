@@ -317,8 +317,8 @@ fn an_answer_that_breaks_off_never_looks_complete() {
         let answer = client.exchange(&request).expect("a head").expect(200);
         assert!(!answer.complete && answer.text() == "half");
         assert_ne!(client.end(), End::Open);
-        let answer = http2.exchange(&request).expect("a head").expect(200);
-        assert!(!answer.complete && answer.text() == "half");
+        // A reset may overtake what was sent before it; what it may not do is pass for an end.
+        assert!(!http2.exchange(&request).is_ok_and(|answer| answer.complete));
     }
 }
 

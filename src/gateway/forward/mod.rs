@@ -29,6 +29,8 @@ use hyper::body::Incoming;
 
 use self::balance::Balance;
 pub use self::body::{DeclaredLength, Meter, UpstreamBody, check_declared_length};
+#[cfg(test)]
+use self::body::Fate;
 use self::pool::{Dialers, Limits, Pool};
 pub use self::upgrade::{Tunnel, TunnelEnd, TunnelOutcome};
 use crate::config;

@@ -254,8 +254,9 @@ impl Wire {
                 line.pop();
                 return if line.pop() == Some(b'\r') { Ok(line) } else { Err(malformed("a line ends in a bare LF", &line)) };
             }
-            if self.ahead.len() > length_max {
-                return Err(malformed("a line is too long", &self.ahead[..80]));
+            // The line end is not part of the line, and may be here by half.
+            if self.ahead.len() > length_max + 1 {
+                return Err(malformed("a line is too long", &self.ahead[..self.ahead.len().min(80)]));
             }
             searched = self.ahead.len();
             self.fill()?;
