@@ -360,6 +360,26 @@ fn every_test_file_is_part_of_the_one_integration_binary() {
 }
 
 #[test]
+fn examples_in_the_readme_stand_in_the_files_that_tests_run() {
+    let readme = fs::read_to_string(repository().join("README.md")).expect("the README");
+    let mut examples = readme.split("<!-- from ").skip(1);
+    let mut count = 0;
+    let broken: Vec<String> = examples
+        .by_ref()
+        .filter_map(|rest| {
+            let (file, rest) = rest.split_once(" -->").expect("a comment ends");
+            let example = rest.split("```").nth(1).and_then(|block| block.split_once('\n')).expect("a block follows").1;
+            let text = fs::read_to_string(repository().join(file)).unwrap_or_default();
+            let squeezed = |text: &str| text.lines().map(str::trim).collect::<Vec<_>>().join("\n");
+            count += 1;
+            (!squeezed(&text).contains(squeezed(example).trim())).then(|| format!("the example from {file} is not in it"))
+        })
+        .collect();
+    assert_none("an example in the README is a piece of a file that tests run", &broken);
+    assert_eq!(count, 3, "Python, Node and Rust");
+}
+
+#[test]
 fn every_promise_of_the_readme_names_tests_that_exist() {
     let readme = fs::read_to_string(repository().join("README.md")).expect("README.md");
     let rows: Vec<&str> = readme.lines().filter(|line| line.starts_with("| K")).collect();

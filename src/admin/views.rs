@@ -1,4 +1,7 @@
 //! Keys as the admin API shows them: never the secret, only the first characters (K2, K3).
+//!
+//! Lists add what the store has seen of a key, its last use and what it is used by, and the warnings that follow from it
+//! (K19): over a year old, never used, used by several tools or from several networks.
 
 use std::time::Duration;
 

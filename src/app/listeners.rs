@@ -1,4 +1,7 @@
 //! The three listeners, each with its service, its certificate and its own end.
+//!
+//! Here `edge` meets `gateway`, `admin` and `ops`, none of which knows the others: each service is a function from a request
+//! and its peer. Addresses are all bound before the first is served, so that a taken port stops the start.
 
 use std::net::SocketAddr;
 use std::path::Path;

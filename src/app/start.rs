@@ -1,4 +1,7 @@
 //! From a configuration to a running gateway, and from a signal to its end.
+//!
+//! The order matters: what an earlier life left in the spool is shipped before windows are rebuilt from the log, the epoch
+//! is learnt before a key may be cached, and nothing listens before all of that is done.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,4 +1,7 @@
 //! Calls to a running gateway's admin listener.
+//!
+//! One request for each call, over `fetch`, with the token from the environment or `--token`. What the gateway says in a
+//! problem is what the person reads; a token never stands in an error.
 
 use std::time::Duration;
 

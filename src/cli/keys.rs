@@ -1,4 +1,7 @@
 //! `keys`: create, list, show, revoke, and say which key one is.
+//!
+//! Keys are named by id, by the characters that lists show, or by name, as long as only one fits. `create` writes nothing
+//! but the key to standard output; `whoami` takes one from standard input, so that it is in no list of processes.
 
 use std::io::{self, BufRead, IsTerminal, Read};
 

@@ -32,7 +32,7 @@ const REQUESTS_PER_MINUTE_MAX: u32 = 1_000_000;
 const ASSERTION_LIFETIME: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
 /// Least room of the spool, in bytes: two segments.
-const SPOOL_BYTES_MIN: u64 = 4 * 1024 * 1024;
+const SPOOL_BYTES_MIN: u64 = 1024 * 1024;
 
 /// Longest name of a replica, in bytes: it stands in every record.
 const REPLICA_BYTES_MAX: usize = 64;
@@ -320,7 +320,7 @@ fn check_audit(audit: &Audit, checks: &mut Checks<'_>) {
     }
     check_folder(&audit.spool.path, &at("audit.spool.path"), checks);
     if audit.spool.size_max.0 < SPOOL_BYTES_MIN {
-        checks.refuse(&at("audit.spool.size_max"), "expected 4MiB or more");
+        checks.refuse(&at("audit.spool.size_max"), "expected 1MiB or more");
     }
     if matches!(audit.spool.sync, SpoolSync::Every(interval) if interval.is_zero()) {
         checks

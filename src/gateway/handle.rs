@@ -1,4 +1,8 @@
 //! THE LINE: the life of one request, top to bottom. Only this file knows the order of the steps.
+//!
+//! `decide_and_forward` is the order of the product: each step hands evidence to the next, and the first refusal ends it.
+//! `handle` around it opens the exchange, catches what must not happen, and ties the exchange to the answer, so that the
+//! record closes with the last byte or with the client's departure.
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;

@@ -145,12 +145,12 @@ pub fn unparsable() -> Rejection {
     framing_ambiguous("The request is not valid HTTP.")
 }
 
-/// The refusal of a target over [`TARGET_BYTES_MAX`], also where its end never came.
+/// The refusal of a target over `TARGET_BYTES_MAX`, also where its end never came.
 pub fn target_too_long() -> Rejection {
     Rejection::TargetTooLong
 }
 
-/// The refusal of more than [`HEADER_FIELDS_MAX`] fields or [`HEADER_BYTES_MAX`] bytes of them.
+/// The refusal of more than `HEADER_FIELDS_MAX` fields or `HEADER_BYTES_MAX` bytes of them.
 pub fn headers_too_large() -> Rejection {
     Rejection::HeadersTooLarge
 }

@@ -1,4 +1,7 @@
 //! One signing key: made or loaded, its id, its public half, its signatures.
+//!
+//! A key's id is the thumbprint of its public half (RFC 7638), the same on every replica. A private key that others on the
+//! machine may read is refused. Key files are written whole or not at all.
 
 use std::fmt;
 use std::fs;

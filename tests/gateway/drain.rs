@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::support::eventually::eventually;
-use crate::support::{Client, Gate, Gateway, Http2, Reply, Request, SOON};
+use crate::support::{Client, End, Gate, Gateway, Http2, Reply, Request, SOON};
 
 /// A gateway whose upstream holds `/held` back until the gate opens.
 fn holding() -> (Gateway, Arc<Gate>) {
@@ -74,6 +74,24 @@ fn nothing_new_begins_while_it_drains() {
     gate.open();
     client.answer().expect("an answer").expect(200);
     assert_eq!(gateway.wait_exit(Duration::from_secs(20)).code(), Some(0));
+}
+
+#[test]
+fn a_request_that_outlasts_the_drain_is_503_and_recorded_as_such() {
+    let mut gateway = Gateway::with(|config| config["edge"]["drain"] = "500ms".into());
+    let (editor, key) = (gateway.editor(), gateway.key());
+    gateway.upstream.answer(|_| Reply::Never);
+    let mut client = Client::connect(gateway.edge());
+    client.send(Request::get("/held").bearer(&key.secret).head()).expect("sent");
+    eventually!(SOON, gateway.upstream.count("/held") == 1);
+    gateway.terminate();
+    let answer = client.answer().expect("an answer").expect_problem(503, "draining");
+    assert_eq!(answer.fields.one("retry-after"), Some("1"));
+    assert_ne!(client.end(), End::Open);
+    assert_eq!(gateway.wait_exit(Duration::from_secs(20)).code(), Some(0));
+    gateway.restart();
+    let uses = gateway.uses(&editor, 1);
+    assert_eq!(uses.iter().map(|record| record["outcome"].as_str()).collect::<Vec<_>>(), [Some("draining")]);
 }
 
 /// Whether a request on a fresh connection gets no service.

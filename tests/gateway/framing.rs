@@ -356,3 +356,25 @@ fn a_slow_or_silent_client_is_cut_and_holds_up_nobody() {
         assert_ne!(client.end_within(std::time::Duration::from_secs(40)), End::Open, "headers have a deadline");
     }
 }
+
+#[test]
+fn what_is_refused_before_there_is_a_key_has_its_own_code() {
+    let gateway = Gateway::start();
+    let fields = |count: usize| (0..count).map(|number| format!("x-{number}: v\r\n")).collect::<String>();
+    let rows = [
+        ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 405, "method_not_allowed"),
+        (format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(8_192)), 414, "target_too_long"),
+        (format!("GET /{}", "a".repeat(100_000)), 414, "target_too_long"),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(101)), 431, "headers_too_large"),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "a".repeat(40_000)), 431, "headers_too_large"),
+        ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400, "malformed_request"),
+        ("hello\r\n\r\n".to_owned(), 400, "malformed_request"),
+    ];
+    for (bytes, status, code) in rows {
+        let mut client = Client::connect(gateway.edge());
+        client.send(&bytes).expect("sent");
+        client.answer().expect("an answer").expect_problem(status, code);
+        assert_ne!(client.end(), End::Open, "{code}");
+    }
+    assert!(gateway.upstream.targets().is_empty());
+}

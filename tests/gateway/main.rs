@@ -9,6 +9,7 @@ mod admin_keys;
 mod admission;
 mod assertion;
 mod audit;
+mod bad_days;
 mod bodies;
 mod cli;
 mod clients;

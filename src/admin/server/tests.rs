@@ -1,4 +1,7 @@
 //! The admin API as its callers see it: the whole router, over the embedded store in a folder of its own.
+//!
+//! Requests go through the router as the accept loop would send them; tokens are the local issuer's. What needs a socket,
+//! or the binary itself, is in `tests/gateway`.
 
 use std::future::Future;
 use std::time::Duration;

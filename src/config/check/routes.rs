@@ -1,4 +1,7 @@
 //! Checks of the routes: patterns, what a route does with a match, and routes that an earlier one hides.
+//!
+//! A rule that can never match, because an earlier one takes all that it would, is a mistake and no warning: with deny
+//! rules among them, an order that is not what it seems is how doors stay open.
 
 use super::{At, Checks, at};
 use crate::config::mistakes::suggestion;

@@ -1,4 +1,7 @@
 //! What operators get wrong, and what they are told; and that the shipped files are right.
+//!
+//! One table of mistakes: the line, the field and the words of each. A message is part of the product; changing one
+//! changes a row.
 
 use proptest::prelude::*;
 use serde_json::Value;
@@ -167,7 +170,7 @@ fn values_that_make_no_sense_are_told_with_line_field_and_what_would_be_right() 
             ("assertion: { lifetime: 61s }\n", 1, "assertion.lifetime", "from 2s to 60s"),
             ("assertion: { signing_keys: [{ file: none.pem }] }\n", 1, "assertion.signing_keys[0].file", "cannot be read"),
             ("audit: { stream_max_age: 0s }\n", 1, "audit.stream_max_age", "null to keep all"),
-            ("audit: { spool: { size_max: 1MiB } }\n", 1, "audit.spool.size_max", "4MiB or more"),
+            ("audit: { spool: { size_max: 1MB } }\n", 1, "audit.spool.size_max", "1MiB or more"),
             ("audit: { spool: { sync: 0s } }\n", 1, "audit.spool.sync", "write always"),
             ("log: { level: inof }\n", 1, "log.level", "expected error, warn, info"),
             ("log: { level: 'info,hyper=loud' }\n", 1, "log.level", "expected error, warn, info"),

@@ -1,4 +1,7 @@
 //! How connections begin, wait and end.
+//!
+//! Deadlines are shortened through `Limits`, and no test waits by sleeping: each watches the socket or the counter that
+//! changes. Graceful ends are seen from the client: who is answered, who is closed, and how.
 
 use super::*;
 

@@ -1,4 +1,7 @@
 //! The edge on real sockets of 127.0.0.1: raw clients where bytes matter, hyper's client for HTTP/2, `dial` for TLS.
+//!
+//! Answers and their edges are in `answers`, beginnings and ends in `connections`, certificates in `tls`. Each test has
+//! a listener of its own.
 
 mod answers;
 mod connections;

@@ -28,9 +28,9 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use self::balance::Balance;
-pub use self::body::{DeclaredLength, Meter, UpstreamBody, check_declared_length};
 #[cfg(test)]
 use self::body::Fate;
+pub use self::body::{DeclaredLength, Meter, UpstreamBody, check_declared_length};
 use self::pool::{Dialers, Limits, Pool};
 pub use self::upgrade::{Tunnel, TunnelEnd, TunnelOutcome};
 use crate::config;

@@ -83,7 +83,7 @@ impl Limiter {
     /// Takes one permit of `key`, of which there are `limit` in any 60 seconds.
     ///
     /// # Errors
-    /// [`LimitError::Full`] when there is none, [`LimitError::Store`] when the store was needed and did not answer.
+    /// `LimitError::Full` when there is none, `LimitError::Store` when the store was needed and did not answer.
     pub async fn take(&self, key: KeyId, tag: FirmTag, limit: u32) -> Result<Allowance, LimitError> {
         let taken = match self.take_held(key, limit) {
             Local::Ask(turn) => self.take_in_turn(key, tag, limit, turn).await,

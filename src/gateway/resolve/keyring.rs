@@ -1,4 +1,7 @@
 //! Looks a presented key up: cache, then store, then coherence.
+//!
+//! One look-up fills the cache for all who wait (single flight). What the cache holds is believed only after `coherence`
+//! was asked in the order that protocol 1 proves: tombstones up to `applied`, then `valid_until`, then `applied` again.
 
 use std::sync::Arc;
 
@@ -82,20 +85,20 @@ impl Keyring {
     /// # Errors
     /// [`Rejection::KeyUnknown`] or [`Rejection::StoreUnavailable`].
     pub async fn resolve(&self, presented: &PresentedKey) -> Result<Resolved, Rejection> {
-        let mut unproven = None;
-        for _ in 0..ATTEMPTS {
+        let mut attempt = 1;
+        loop {
             let key = match self.look_up(presented).await {
                 Ok(key) => key,
                 Err(Miss::Refused(Refused::Revoked(key))) => return Ok(Resolved { key, standing: Standing::Revoked }),
                 Err(Miss::Refused(Refused::Unknown(..))) => return Err(Rejection::KeyUnknown),
                 Err(Miss::Store(error)) => return Err(store_failed(&error)),
             };
-            match self.judge(presented, &key).await {
-                Standing::Unproven => unproven = Some(key),
-                standing => return Ok(Resolved { key, standing }),
+            let standing = self.judge(presented, &key).await;
+            if standing != Standing::Unproven || attempt == ATTEMPTS {
+                return Ok(Resolved { key, standing });
             }
+            attempt += 1;
         }
-        unproven.map(|key| Resolved { key, standing: Standing::Unproven }).ok_or(Rejection::KeyUnknown)
     }
 
     /// Protocol 1, "request": the tombstones up to `applied`, then `valid_until`, then `applied` once more.

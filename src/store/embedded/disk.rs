@@ -54,7 +54,7 @@ impl Disk {
         let mut private = OpenOptions::new();
         private.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
         private.open(&path).map_err(|error| cannot("open", &path, &error))?;
-        let database = open_database(&path)?;
+        let database = open_database(&path, Database::builder().set_cache_size(CACHE_BYTES).create(&path))?;
         Ok(Self { path, database: RwLock::new(Some(database)), generation: AtomicU64::new(0) })
     }
 
@@ -83,7 +83,8 @@ impl Disk {
             // What it could not write then it cannot write now; what was committed is on the disk already.
             let _ = broken.close();
         }
-        *database = Some(open_database(&self.path)?);
+        // Never made anew: a file that has vanished or was emptied is a failure, not a store without keys.
+        *database = Some(open_database(&self.path, Database::builder().set_cache_size(CACHE_BYTES).open(&self.path))?);
         self.generation.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
@@ -97,8 +98,8 @@ fn cannot(act: &str, path: &Path, error: &std::io::Error) -> StoreError {
     StoreError::Unavailable(format!("cannot {act} {}: {error}", path.display()))
 }
 
-fn open_database(path: &Path) -> Result<Database, StoreError> {
-    let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
+fn open_database(path: &Path, opened: Result<Database, redb::DatabaseError>) -> Result<Database, StoreError> {
+    let database = opened.map_err(|error| match error {
         redb::DatabaseError::DatabaseAlreadyOpen => {
             StoreError::Unavailable(format!("another process uses {}; only one gateway may run on an embedded store", path.display()))
         }

@@ -195,10 +195,6 @@ impl Gateway {
         for permission in permissions {
             command.args(["--permission", permission]);
         }
-        if permissions.is_empty() {
-            // None at all would mean the two that manage keys.
-            command.args(["--permission", "Nothing of use"]);
-        }
         program::output_of(&mut command).trim().to_owned()
     }
 

@@ -1,4 +1,7 @@
 //! The table of tokens: one good one, and what becomes of it when a single thing is changed.
+//!
+//! Keys are made in the test and tokens are signed by hand where a library would refuse to make them. What is accepted
+//! is checked claim by claim, what is refused by the true reason, which callers never learn.
 
 use std::sync::Arc;
 

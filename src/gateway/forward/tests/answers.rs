@@ -1,4 +1,7 @@
 //! What upstreams answer, well or badly, and what the client sees of it.
+//!
+//! What the client gets of an answer: its head, its body, its end, or the truth about why there is none. Upstreams follow
+//! a script; a broken one must never look like a whole answer.
 
 use std::time::Duration;
 

@@ -1,4 +1,7 @@
 //! Request bodies: framed anew, counted, cut.
+//!
+//! What the upstream gets of a request body: framed once, counted, cut at the limit, never complete when it was cut, and
+//! ended when the upstream has already answered.
 
 use std::time::Duration;
 

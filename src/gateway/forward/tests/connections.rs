@@ -1,4 +1,7 @@
 //! Connections to upstreams: kept, replaced, limited, spread.
+//!
+//! How upstream connections are shared, kept, given up and tried again: never more than configured, never reused in doubt,
+//! and a request is sent twice only if not a byte of it was sent before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,7 @@
 //! The front that calls the forwarder, raw peers, and scripted upstreams.
+//!
+//! A raw client, upstreams that follow a script, and a gateway of only the forwarding step, all on loopback sockets.
+//! Waiting is polling with a deadline.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
