@@ -6,18 +6,16 @@
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 /// How an endpoint is spoken to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,6 +106,9 @@ pub enum Version {
     Http2,
 }
 
+/// A connection: clear text on the left, TLS on the right.
+pub type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
 /// Makes connections with one set of trust roots.
 #[derive(Clone, Debug)]
 pub struct Dialer {
@@ -157,69 +158,14 @@ impl Dialer {
         let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(DialError::Refused)?;
         tcp.set_nodelay(true).map_err(DialError::Refused)?;
         match endpoint.scheme {
-            Scheme::Http => Ok((Stream::Clear(tcp), Version::Http1)),
-            Scheme::H2c => Ok((Stream::Clear(tcp), Version::Http2)),
+            Scheme::Http => Ok((Either::Left(tcp), Version::Http1)),
+            Scheme::H2c => Ok((Either::Left(tcp), Version::Http2)),
             Scheme::Https => {
                 let name = ServerName::try_from(endpoint.host.clone()).map_err(|error| DialError::Tls(io::Error::other(error)))?;
                 let stream = TlsConnector::from(self.tls.clone()).connect(name, tcp).await.map_err(DialError::Tls)?;
                 let version = if stream.get_ref().1.alpn_protocol() == Some(b"h2") { Version::Http2 } else { Version::Http1 };
-                Ok((Stream::Tls(Box::new(stream)), version))
+                Ok((Either::Right(Box::new(stream)), version))
             }
-        }
-    }
-}
-
-/// A connection, clear or TLS.
-#[derive(Debug)]
-pub enum Stream {
-    /// Clear text.
-    Clear(TcpStream),
-    /// TLS.
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Clear(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

@@ -223,8 +223,8 @@ fn into_http(request: Request) -> Result<http::Request<Full<Bytes>>, FetchError>
 
 fn check_reached(stream: &Stream, encrypted: bool, clear_text: ClearText) -> Result<(), FetchError> {
     let peer = match stream {
-        Stream::Clear(tcp) => tcp.peer_addr(),
-        Stream::Tls(tls) => tls.get_ref().0.peer_addr(),
+        Stream::Left(tcp) => tcp.peer_addr(),
+        Stream::Right(tls) => tls.get_ref().0.peer_addr(),
     };
     let address = peer.as_ref().map(SocketAddr::ip).map_err(|_| FetchError::Timeout)?.to_canonical();
     let may_be_clear = encrypted || clear_text == ClearText::Anywhere || address.is_loopback();

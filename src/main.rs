@@ -31,13 +31,18 @@ fn run(source: Source) -> ExitCode {
         Ok(config) => start_logging(&config),
         Err(error) => return mistaken(&error),
     }
-    match tasks::runtime().block_on(app::run(source)) {
+    match tasks::runtime().block_on(app::run(source, &program())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("assure-gateway did not start: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// How this program was called, so that what it prints can be pasted.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned())
 }
 
 fn check(source: &Source) -> ExitCode {

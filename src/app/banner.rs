@@ -10,7 +10,7 @@ use crate::store::{Creation, NewKey, Store, StoreError};
 use super::start::Started;
 
 /// Prints where everything is; in the demo also how to begin.
-pub(super) async fn show(started: &Started, config: &Config) {
+pub(super) async fn show(started: &Started, config: &Config, program: &str) {
     let first = |addresses: &[std::net::SocketAddr]| addresses.first().map(|address| format!("http://{address}")).unwrap_or_default();
     let (edge, admin, ops) =
         (first(&started.listeners.edge.addresses), first(&started.listeners.admin.addresses), first(&started.listeners.ops.addresses));
@@ -24,14 +24,14 @@ pub(super) async fn show(started: &Started, config: &Config) {
             println!("  curl -H 'Authorization: Bearer {}' {edge}/v1/clients\n", key.reveal());
         }
         Ok(None) => {
-            println!("The demo's key was shown at the first start; make another one:\n\n  assure-gateway keys create \"Second key\"\n")
+            println!("The demo's key was shown at the first start; make another one:\n\n  {program} keys create \"Second key\"\n")
         }
         Err(error) => println!("The demo's key could not be made: {error}\n"),
     }
     let permissions: String = demo::PERMISSIONS.iter().map(|name| format!(" --permission '{name}'")).collect();
-    println!("To manage keys from another terminal (`assure-gateway` is in target/release):\n");
-    println!("  export ASSURE_ADMIN_TOKEN=$(assure-gateway token --firm {} --user {}{permissions})", demo::FIRM, demo::USER);
-    println!("  assure-gateway keys list\n");
+    println!("To manage keys, in another terminal:\n");
+    println!("  export ASSURE_ADMIN_TOKEN=$({program} token --firm {} --user {}{permissions})", demo::FIRM, demo::USER);
+    println!("  {program} keys list\n");
 }
 
 /// Makes the demo firm's first key, unless it ever had one.

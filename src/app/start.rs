@@ -59,11 +59,11 @@ pub struct Started {
     pub shipping: (Tasks, CancellationToken),
 }
 
-/// Runs until a signal has been obeyed.
+/// Runs until a signal has been obeyed. `program` is what people type to call this program again.
 ///
 /// # Errors
 /// See [`StartError`]; nothing listens then.
-pub async fn run(source: Source) -> Result<(), StartError> {
+pub async fn run(source: Source, program: &str) -> Result<(), StartError> {
     let mut watch = match &source {
         Source::File(file) => Some(Watch::new(file, LOOK_INTERVAL)),
         Source::Demo => None,
@@ -81,7 +81,7 @@ pub async fn run(source: Source) -> Result<(), StartError> {
     let started = start(&config).await?;
     if let Some(demo) = demo {
         demo.serve(&started, &config)?;
-        banner::show(&started, &config).await;
+        banner::show(&started, &config, program).await;
     }
     started.metrics.config_last_reload.set(reload::now_seconds());
     if let Some(watch) = watch {
@@ -139,7 +139,7 @@ async fn start(config: &Config) -> Result<Started, StartError> {
         coherence: coherence.clone(),
         limiter: Limiter::new(store.clone(), &metrics),
         settings: ArcSwap::from_pointee(settings),
-        books: Books { spool: spool.clone(), metrics: metrics.clone() },
+        books: Arc::new(Books { spool: spool.clone(), metrics: metrics.clone() }),
         tasks: tasks.clone(),
         cut: CancellationToken::new(),
     });

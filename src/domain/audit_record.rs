@@ -230,14 +230,23 @@ impl AuditRecord {
     /// The record of something that succeeded with `key` at its creation time; the caller fills in what else it knows.
     pub fn of_key(action: Action, key: &KeyRecord, actor: &str, event_id: Uuid, replica: ReplicaId) -> Self {
         Self {
-            event_id,
-            time: key.created_at,
-            action,
-            outcome: Outcome::Allowed,
-            firm_id: key.firm_id.clone(),
-            key_id: key.id,
             key_name: key.name.as_str().to_owned(),
             key_prefix: key.prefix.to_string(),
+            ..Self::bare(action, key.firm_id.clone(), key.id, actor, key.created_at, event_id, replica)
+        }
+    }
+
+    /// The record of something that succeeded with a key of which only the id is known; the store adds name and prefix.
+    pub fn bare(action: Action, firm_id: FirmId, key_id: KeyId, actor: &str, time: Timestamp, event_id: Uuid, replica: ReplicaId) -> Self {
+        Self {
+            event_id,
+            time,
+            action,
+            outcome: Outcome::Allowed,
+            firm_id,
+            key_id,
+            key_name: String::new(),
+            key_prefix: String::new(),
             actor: actor.to_owned(),
             client_ip: None,
             user_agent: None,
@@ -364,5 +373,13 @@ mod tests {
         };
         assert_eq!(refused(&mut AuditRecord::example(1), "route_denied"), 7);
         assert_eq!(refused(&mut AuditRecord::example(1), "window_exhausted"), 0);
+    }
+
+    #[test]
+    fn every_code_of_a_rejection_reads_back() {
+        for rejection in crate::domain::rejection::one_of_each() {
+            let outcome = Outcome::Refused(rejection.consequence().code);
+            assert_eq!(outcome.to_string().parse(), Ok(outcome), "{rejection:?}");
+        }
     }
 }

@@ -11,6 +11,7 @@ mod rejection;
 mod request_id;
 mod route;
 mod time;
+mod trace;
 pub mod window;
 
 pub use audit_record::{Action, AuditRecord, Outcome, ReplicaId, Sequence, UnknownWord};
@@ -21,3 +22,4 @@ pub use rejection::{Code, Consequence, Rejection, problem_type, reason_spends_pe
 pub use request_id::RequestId;
 pub use route::RouteId;
 pub use time::{BootInstant, Timestamp};
+pub use trace::is_traceparent;

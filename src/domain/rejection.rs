@@ -226,56 +226,55 @@ fn whole_seconds_up(span: Duration) -> u64 {
     span.as_secs() + u64::from(span.subsec_nanos() > 0)
 }
 
+/// One of each; the match below fails to compile when a variant is missing from it.
+#[cfg(test)]
+pub(super) fn one_of_each() -> Vec<Rejection> {
+    use Rejection::*;
+    let text = || "x".into();
+    let all = vec![
+        FramingAmbiguous("x"),
+        TargetAmbiguous("x"),
+        HostInvalid("x"),
+        CredentialsConflict,
+        KeyMissing,
+        KeyMalformed,
+        KeyUnknown,
+        KeyRevoked,
+        RouteDenied(text()),
+        PermissionMissing(text()),
+        FirmMismatch,
+        RouteUnknown,
+        MethodRefused,
+        BodyTooSlow,
+        BodyDeclaredTooLarge,
+        BodyGrewTooLarge,
+        TargetTooLong,
+        WindowExhausted { retry_after: Duration::ZERO },
+        HeadersTooLarge,
+        UpstreamUnreachable,
+        UpstreamBroken,
+        StoreUnavailable,
+        ReplicaIncoherent,
+        AuditUnavailable,
+        UpstreamOverloaded,
+        Draining,
+        UpstreamTimeout,
+        Internal,
+    ];
+    let counted = all.iter().filter(|rejection| match rejection {
+        FramingAmbiguous(_) | TargetAmbiguous(_) | HostInvalid(_) | CredentialsConflict | KeyMissing | KeyMalformed | KeyUnknown => true,
+        KeyRevoked | RouteDenied(_) | PermissionMissing(_) | FirmMismatch | RouteUnknown | MethodRefused | BodyTooSlow => true,
+        BodyDeclaredTooLarge | BodyGrewTooLarge | TargetTooLong | WindowExhausted { .. } | HeadersTooLarge => true,
+        UpstreamUnreachable | UpstreamBroken | StoreUnavailable | ReplicaIncoherent | AuditUnavailable | UpstreamOverloaded => true,
+        Draining | UpstreamTimeout | Internal => true,
+    });
+    assert_eq!(counted.count(), 28);
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// One of each; the match below fails to compile when a variant is missing from it.
-    fn one_of_each() -> Vec<Rejection> {
-        use Rejection::*;
-        let text = || "x".into();
-        let all = vec![
-            FramingAmbiguous("x"),
-            TargetAmbiguous("x"),
-            HostInvalid("x"),
-            CredentialsConflict,
-            KeyMissing,
-            KeyMalformed,
-            KeyUnknown,
-            KeyRevoked,
-            RouteDenied(text()),
-            PermissionMissing(text()),
-            FirmMismatch,
-            RouteUnknown,
-            MethodRefused,
-            BodyTooSlow,
-            BodyDeclaredTooLarge,
-            BodyGrewTooLarge,
-            TargetTooLong,
-            WindowExhausted { retry_after: Duration::ZERO },
-            HeadersTooLarge,
-            UpstreamUnreachable,
-            UpstreamBroken,
-            StoreUnavailable,
-            ReplicaIncoherent,
-            AuditUnavailable,
-            UpstreamOverloaded,
-            Draining,
-            UpstreamTimeout,
-            Internal,
-        ];
-        let counted = all.iter().filter(|rejection| match rejection {
-            FramingAmbiguous(_) | TargetAmbiguous(_) | HostInvalid(_) | CredentialsConflict | KeyMissing | KeyMalformed | KeyUnknown => {
-                true
-            }
-            KeyRevoked | RouteDenied(_) | PermissionMissing(_) | FirmMismatch | RouteUnknown | MethodRefused | BodyTooSlow => true,
-            BodyDeclaredTooLarge | BodyGrewTooLarge | TargetTooLong | WindowExhausted { .. } | HeadersTooLarge => true,
-            UpstreamUnreachable | UpstreamBroken | StoreUnavailable | ReplicaIncoherent | AuditUnavailable | UpstreamOverloaded => true,
-            Draining | UpstreamTimeout | Internal => true,
-        });
-        assert_eq!(counted.count(), 28);
-        all
-    }
 
     #[test]
     fn a_reason_read_back_spends_a_permit_exactly_when_its_rejection_did() {

@@ -25,7 +25,7 @@ use super::accept::{Counted, Listener, Places, Reservation, accept_loop, canonic
 use super::drain::{Drain, Phase, Watch};
 use super::proxy_protocol::{Announced, read_header};
 use super::stream::Socket;
-use super::tls::{Stream, Tls};
+use super::tls::{Stream, Tls, agreed};
 use super::{Options, Peer, ProxyProtocol, Refuse, http1, http2};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
@@ -148,7 +148,7 @@ async fn arrive(mut tcp: TcpStream, address: SocketAddr, room: Reservation, serv
     let socket = Socket::new(tcp, options.limits.write_stall, place);
     match &server.tls {
         Some(tls) => Ok((tls.accept(socket).await?, client)),
-        None => Ok((Stream::Clear(socket), client)),
+        None => Ok((Stream::Left(socket), client)),
     }
 }
 
@@ -171,7 +171,7 @@ async fn sniff(mut stream: Stream) -> io::Result<(Version, Replay)> {
             break Version::Http2;
         }
     };
-    match stream.agreed() {
+    match agreed(&stream) {
         Some(agreed) if agreed != spoken => Err(refused("another version than ALPN settled")),
         _ => Ok((spoken, Replay { sniffed: bytes.into(), stream })),
     }

@@ -40,6 +40,7 @@ use super::head_scan::HeadScan;
 use super::http::{Replay, Server, spread};
 use super::own_answer::{RequestLine, read_own_answer, write_answer};
 use super::stream::Farewell;
+use super::tls::socket_mut;
 use super::{Limits, OwnRefusal, Peer, Refuse};
 
 /// Bytes of a request line and its header fields together; also of chunked trailers. More is 431. Header fields number
@@ -328,7 +329,7 @@ impl AsyncWrite for Wire {
         let this = self.get_mut();
         ready!(this.poll_instead(context))?;
         if this.turn.stage() == Stage::Leaving {
-            this.stream.stream.socket_mut().part_with(Farewell::Leave);
+            socket_mut(&mut this.stream.stream).part_with(Farewell::Leave);
         }
         Pin::new(&mut this.stream).poll_shutdown(context)
     }

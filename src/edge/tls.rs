@@ -7,9 +7,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -20,9 +18,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ProducesTickets;
 use rustls::{CertificateError, RootCertStore, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
 use super::http::Version;
 use super::stream::Socket;
@@ -95,7 +93,7 @@ impl Tls {
 
     pub(super) async fn accept(&self, socket: Socket) -> io::Result<Stream> {
         let stream = TlsAcceptor::from(self.current.load_full()).accept(socket).await?;
-        Ok(Stream::Tls(Box::new(stream)))
+        Ok(Either::Right(Box::new(stream)))
     }
 }
 
@@ -166,76 +164,22 @@ fn check_validity(file: &Path, chain: &[CertificateDer<'static>], provider: Arc<
     }
 }
 
-/// A connection, clear or TLS.
-#[derive(Debug)]
-pub(super) enum Stream {
-    /// Clear text.
-    Clear(Socket),
-    /// TLS.
-    Tls(Box<TlsStream<Socket>>),
-}
+/// A connection: clear text on the left, TLS on the right.
+pub(super) type Stream = Either<Socket, Box<TlsStream<Socket>>>;
 
-impl Stream {
-    /// What ALPN has settled; `None` where nothing was negotiated.
-    pub(super) fn agreed(&self) -> Option<Version> {
-        let Self::Tls(stream) = self else { return None };
-        match stream.get_ref().1.alpn_protocol()? {
-            ALPN_HTTP2 => Some(Version::Http2),
-            _ => Some(Version::Http1),
-        }
-    }
-
-    /// The socket under it.
-    pub(super) fn socket_mut(&mut self) -> &mut Socket {
-        match self {
-            Self::Clear(socket) => socket,
-            Self::Tls(stream) => stream.get_mut().0,
-        }
+/// What ALPN has settled; `None` where nothing was negotiated.
+pub(super) fn agreed(stream: &Stream) -> Option<Version> {
+    let Either::Right(tls) = stream else { return None };
+    match tls.get_ref().1.alpn_protocol()? {
+        ALPN_HTTP2 => Some(Version::Http2),
+        _ => Some(Version::Http1),
     }
 }
 
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Clear(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
+/// The socket under a connection.
+pub(super) fn socket_mut(stream: &mut Stream) -> &mut Socket {
+    match stream {
+        Either::Left(socket) => socket,
+        Either::Right(tls) => tls.get_mut().0,
     }
 }

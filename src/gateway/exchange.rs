@@ -8,11 +8,11 @@
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 
 use crate::audit::{Spool, Ticket};
 use crate::clock;
-use crate::domain::{Action, AuditRecord, BootInstant, KeyRecord, Outcome, Rejection, RequestId, Timestamp};
+use crate::domain::{Action, AuditRecord, BootInstant, KeyRecord, Outcome, Rejection, RequestId, Timestamp, is_traceparent};
 use crate::metrics::Metrics;
 
 use super::admit::Principal;
@@ -52,7 +52,7 @@ pub struct Exchange {
     response_bytes: u64,
     tunnelled_up: u64,
     is_complete: bool,
-    books: Books,
+    books: Arc<Books>,
 }
 
 /// Where an exchange is written down.
@@ -66,7 +66,7 @@ pub struct Books {
 
 impl Exchange {
     /// Opens the account of a request whose head has arrived.
-    pub fn open(parts: &Parts, client: ClientAddress, books: &Books) -> Self {
+    pub fn open(parts: &Parts, client: ClientAddress, books: &Arc<Books>) -> Self {
         books.metrics.requests_in_flight.inc();
         Self {
             request: RequestId::new(clock::fresh_uuid()),
@@ -76,7 +76,7 @@ impl Exchange {
             host: None,
             path: None,
             user_agent: parts.headers.get(header::USER_AGENT).cloned(),
-            traceparent: traceparent(&parts.headers).cloned(),
+            traceparent: parts.headers.get("traceparent").filter(|value| value.to_str().is_ok_and(is_traceparent)).cloned(),
             client,
             meter: Arc::default(),
             key: None,
@@ -279,13 +279,4 @@ fn printable(value: &HeaderValue) -> String {
 
 fn cut(text: &str, bytes_max: usize) -> &str {
     text.get(..text.floor_char_boundary(bytes_max)).unwrap_or(text)
-}
-
-/// A valid W3C `traceparent` (Trace Context section 3.2): version, trace id, parent id, flags, all lower-case hex.
-fn traceparent(headers: &HeaderMap) -> Option<&HeaderValue> {
-    let value = headers.get("traceparent")?;
-    let parts: Vec<&[u8]> = value.as_bytes().split(|byte| *byte == b'-').collect();
-    let lengths_fit = parts.len() >= 4 && parts.iter().take(4).map(|part| part.len()).eq([2, 32, 16, 2]);
-    let is_hex = value.as_bytes().iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'));
-    (lengths_fit && is_hex).then_some(value)
 }

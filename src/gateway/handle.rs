@@ -46,7 +46,7 @@ pub struct Gateway {
     /// Routes, upstreams, signer, limits.
     pub settings: ArcSwap<Settings>,
     /// Spool and metrics.
-    pub books: Books,
+    pub books: Arc<Books>,
     /// Runs tunnels.
     pub tasks: Tasks,
     /// Fires when draining has taken too long.
