@@ -20,6 +20,7 @@ use super::client_address::ClientAddress;
 use super::forward::{Meter, TunnelEnd, TunnelOutcome};
 use super::limit::Standing;
 use super::policy::Grant;
+use super::resolve::CachedKey;
 use super::target::Target;
 
 /// A caller's texts in a record are cut to this many bytes.
@@ -43,7 +44,7 @@ pub struct Exchange {
     client: ClientAddress,
     meter: Arc<Meter>,
     /// Whom the record is about; absent until the key is known.
-    key: Option<Box<KeyRecord>>,
+    key: Option<Arc<CachedKey>>,
     route: Option<(crate::domain::RouteId, Arc<str>)>,
     ticket: Option<Ticket>,
     allowance: Option<Standing>,
@@ -109,7 +110,7 @@ impl Exchange {
 
     /// The key's digest, once the key is known.
     pub fn digest(&self) -> Option<crate::domain::KeyDigest> {
-        self.key.as_ref().map(|key| key.digest)
+        self.key.as_ref().map(|key| key.record.digest)
     }
 
     /// What is left of the key's window, for the answer's header fields.
@@ -124,9 +125,13 @@ impl Exchange {
     }
 
     /// Notes whose request it is: from here on it leaves a record.
-    pub fn identify(&mut self, key: &KeyRecord, standing: Option<Standing>) {
-        self.key = Some(Box::new(key.clone()));
-        self.allowance = standing;
+    pub fn identify(&mut self, key: &Arc<CachedKey>) {
+        self.key = Some(key.clone());
+    }
+
+    /// Notes that the key is live, and what is left of its window before this request is counted.
+    pub fn allow(&mut self, standing: Standing) {
+        self.allowance = Some(standing);
     }
 
     /// Notes that the request was counted, and when; that moment is the record's time.
@@ -226,7 +231,7 @@ impl Exchange {
         let (outcome, reason) = self.outcome();
         self.show(outcome, took.as_secs_f64());
         let Some(key) = self.key.take() else { return };
-        let mut record = self.record(&key, outcome);
+        let mut record = self.record(&key.record, outcome);
         record.request_bytes = Some(self.meter.request_bytes().saturating_add(self.tunnelled_up));
         record.response_bytes = Some(self.response_bytes);
         record.duration_us = Some(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));

@@ -65,11 +65,9 @@ impl Gateway {
         exchange.aim(&target);
         let presented = credential::parse(&parts.headers, &self.namespace)?; // 400 two keys, 401 missing, malformed
         let resolved = self.keyring.resolve(&presented).await?; // 401 unknown, 503 store away
-        exchange.identify(
-            &resolved.key.record,
-            resolved.is_live().then(|| self.limiter.standing(resolved.key.record.id, settings.requests_per_minute)),
-        );
+        exchange.identify(&resolved.key);
         let principal = admit::admit(resolved)?; // 401 revoked, 503 replica out of coherence
+        exchange.allow(self.limiter.standing(principal.key_id(), settings.requests_per_minute));
         let declared = forward::check_declared_length(&parts.headers, settings.request_body_max)?; // 413, audited, costs no permit
         let taken = self.limiter.take(principal.key_id(), principal.tag(), settings.requests_per_minute).await;
         let allowance = taken.map_err(|error| error.into_rejection(|error| resolve::store_failed(&error)))?; // 429, 503
@@ -92,8 +90,8 @@ impl Gateway {
         let request = Request::from_parts(parts, body.take().expect("a request is sent once"));
         tokio::select! {
             biased;
+            () = self.coherence.revoked(principal.digest()) => Err(admit::revoked().into()), // 401, also in mid-flight
             sent = settings.forwarder.send(request, &forwarding) => sent, // 413, 408, 502, 503, 504
-            () = self.coherence.revoked(principal.digest()) => Err(admit::revoked().into()),
         }
     }
 

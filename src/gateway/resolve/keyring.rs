@@ -61,13 +61,6 @@ enum Miss {
     Store(StoreError),
 }
 
-impl Resolved {
-    /// Whether the key may be used.
-    pub fn is_live(&self) -> bool {
-        matches!(self.standing, Standing::Live(_))
-    }
-}
-
 /// What a caller is told when the store fails: it is never their fault.
 pub fn store_failed(error: &StoreError) -> Rejection {
     tracing::warn!(%error, "the store failed a request");
