@@ -3,6 +3,7 @@
 //! Says what is wrong in plain sentences on standard error. Exit codes: 0 done, 1 refused or failed, 2 not understood
 //! or a configuration with mistakes.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use assure_gateway::cli::{self, Arguments, Command, ConfigArgument};
@@ -49,6 +50,11 @@ fn check(source: &Source) -> ExitCode {
     match config::load_source(source) {
         Ok(config) => {
             config::warnings(&config).iter().for_each(|warning| eprintln!("warning: {warning}"));
+            let unusable = app::unusable_files(&config);
+            unusable.iter().for_each(|mistake| eprintln!("{}: {mistake}", name(source)));
+            if !unusable.is_empty() {
+                return ExitCode::from(MISTAKEN);
+            }
             println!("{} is valid", name(source));
             ExitCode::SUCCESS
         }
@@ -71,7 +77,8 @@ fn mistaken(error: &config::ConfigError) -> ExitCode {
 /// Logs go to standard error, so that what `run` prints for people stays readable.
 fn start_logging(config: &Config) {
     let filter = EnvFilter::try_new(&config.log.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let is_terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
     match config.log.format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

@@ -106,6 +106,9 @@ impl Metrics {
             process: Registry::new(),
         };
         metrics.register_build_info();
+        for result in ["success", "failure"] {
+            metrics.config_reloads.with_label_values(&[result]);
+        }
         metrics
     }
 

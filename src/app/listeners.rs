@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::ops;
 use crate::tasks::Tasks;
 
-use super::StartError;
+use super::{StartError, descriptors};
 
 /// Connections at once on the admin and on the ops listener: people, dashboards and scrapers.
 const INNER_CONNECTIONS_MAX: usize = 1_000;
@@ -135,7 +135,7 @@ fn bind(listener: &'static str, addresses: &[SocketAddr]) -> Result<Vec<(Listene
 
 fn serve_edge(bound: Vec<(Listener, SocketAddr)>, config: &Config, gateway: &Arc<Gateway>, tls: Option<Tls>, metrics: &Metrics) -> Running {
     let options = Options {
-        connections_max: config.edge.connections_max,
+        connections_max: descriptors::connections_max(config.edge.connections_max),
         connections_per_address_max: config.edge.connections_per_address_max,
         trusted_proxies: config.edge.trusted_proxies.clone(),
         proxy_protocol: if config.edge.proxy_protocol { ProxyProtocol::Demanded } else { ProxyProtocol::Off },

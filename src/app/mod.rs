@@ -5,11 +5,14 @@
 //! no new connections, requests finish, the spool is shipped, the ops listener goes last.
 
 mod banner;
+mod descriptors;
 mod drain;
+mod files;
 mod listeners;
 mod reload;
 mod start;
 
+pub use files::unusable_files;
 pub use start::run;
 
 use crate::audit::SpoolError;

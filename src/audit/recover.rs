@@ -47,7 +47,7 @@ pub(super) fn recover(folder: &Folder, spool: Uuid) -> Result<Recovered, SpoolEr
         scan.read(number, &bytes).map_err(damaged)?;
     }
     if let Some(hole) = scan.hole {
-        tracing::info!(
+        tracing::debug!(
             segment = hole.segment,
             offset = hole.offset,
             "the audit spool ends here; what follows never reached the disk whole"

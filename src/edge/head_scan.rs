@@ -3,13 +3,23 @@
 //! hyper takes a bare LF for the end of a line (RFC 9112 section 2.2 allows it, request smuggling lives on it), and the
 //! `http` crate cuts a fragment off a target before anyone can refuse it (section 3.2 has none). Such a byte is
 //! overwritten with NUL before hyper reads it, which makes the head invalid: it is refused like any other invalid
-//! head, by the same code. Heads that arrive in the same piece as the end of the request before them are hyper's alone.
+//! head, by the same code. Only heads whose beginning is certain are looked at: what is pipelined behind another request,
+//! or follows one with a body, is hyper's alone.
 
 /// Follows one head.
 #[derive(Debug, Default)]
 pub(super) struct HeadScan {
     place: Place,
     last: u8,
+}
+
+/// Whether bytes behind the head were seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rest {
+    /// None yet.
+    None,
+    /// A body, or the next request.
+    Begun,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -25,11 +35,11 @@ enum Place {
 }
 
 impl HeadScan {
-    /// Overwrites what must not be forgiven in the next piece of the head.
-    pub(super) fn scan(&mut self, piece: &mut [u8]) {
+    /// Overwrites what must not be forgiven in the next piece of the head, and says whether more than the head has come.
+    pub(super) fn scan(&mut self, piece: &mut [u8]) -> Rest {
         for byte in piece {
             if self.place == Place::After {
-                return;
+                return Rest::Begun;
             }
             let is_forgiven = (*byte == b'\n' && self.last != b'\r') || (*byte == b'#' && self.place == Place::RequestLine);
             self.place = match (self.place, *byte) {
@@ -46,6 +56,7 @@ impl HeadScan {
                 *byte = 0;
             }
         }
+        Rest::None
     }
 }
 

@@ -36,7 +36,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::body::{Observed, Observer};
 use super::drain::{Phase, Watch};
-use super::head_scan::HeadScan;
+use super::head_scan::{HeadScan, Rest};
 use super::http::{Replay, Server, spread};
 use super::own_answer::{RequestLine, read_own_answer, write_answer};
 use super::stream::Farewell;
@@ -152,6 +152,14 @@ impl Observer for Arc<Turn> {
     }
 }
 
+/// Whether it is certain where the next head begins. Once bytes of a body or of a pipelined request were read, only
+/// hyper knows, and a guess would refuse what is right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Boundary {
+    Known,
+    Lost,
+}
+
 /// The connection as hyper sees it.
 struct Wire {
     stream: Replay,
@@ -165,6 +173,8 @@ struct Wire {
     timer: Option<Pin<Box<Sleep>>>,
     line: RequestLine,
     scan: HeadScan,
+    /// Whether hyper has taken all that was read, so that the next byte begins a head.
+    boundary: Boundary,
     /// What goes out instead of what hyper wrote.
     instead: Bytes,
     refusals: Arc<Refuse>,
@@ -186,6 +196,7 @@ impl Wire {
             timer: None,
             line: RequestLine::Empty,
             scan: HeadScan::default(),
+            boundary: Boundary::Known,
             instead: Bytes::new(),
             refusals: server.refusals.clone(),
             phase,
@@ -219,7 +230,9 @@ impl Wire {
             self.line = RequestLine::Empty;
             self.scan = HeadScan::default();
         }
-        self.scan.scan(bytes);
+        if self.boundary == Boundary::Known && self.scan.scan(bytes) == Rest::Begun {
+            self.boundary = Boundary::Lost;
+        }
         self.line.note(bytes);
     }
 
@@ -266,7 +279,14 @@ impl AsyncRead for Wire {
         let stage = this.turn.stage();
         match stage {
             Stage::Idle | Stage::Head => {}
-            Stage::Serving | Stage::Answered => return Pin::new(&mut this.stream).poll_read(context, buffer),
+            Stage::Serving | Stage::Answered => {
+                let before = buffer.filled().len();
+                let polled = Pin::new(&mut this.stream).poll_read(context, buffer);
+                if buffer.filled().len() > before {
+                    this.boundary = Boundary::Lost;
+                }
+                return polled;
+            }
             Stage::Tunnel => return this.poll_tunnel(context, buffer),
             Stage::Leaving => return Poll::Ready(Ok(())),
         }

@@ -16,8 +16,8 @@ use super::forward::UpstreamBody;
 /// Why a body broke off; hyper closes the connection or resets the stream.
 pub type BodyFault = Box<dyn std::error::Error + Send + Sync>;
 
-/// Ends when the key of the answer was revoked.
-pub type Cut = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Ends when the answer must not go on, with the reason: `key_revoked` or `draining`.
+pub type Cut = Pin<Box<dyn Future<Output = &'static str> + Send>>;
 
 /// What the gateway hands to the edge.
 pub enum AnswerBody {
@@ -94,9 +94,9 @@ impl PassedOn {
         if let Some(fault) = self.fault.take() {
             return Poll::Ready(Some(Err(fault)));
         }
-        if self.cut.as_mut().poll(context).is_ready() {
-            self.exchange.cut_short("key_revoked");
-            return self.break_off("the key was revoked".into(), context);
+        if let Poll::Ready(reason) = self.cut.as_mut().poll(context) {
+            self.exchange.cut_short(reason);
+            return self.break_off(reason.into(), context);
         }
         match std::task::ready!(Pin::new(&mut self.body).poll_frame(context)) {
             Some(Ok(frame)) => {

@@ -12,14 +12,14 @@ use http::{HeaderValue, Method, StatusCode, header};
 
 use crate::audit::{Spool, Ticket};
 use crate::clock;
-use crate::domain::{Action, AuditRecord, BootInstant, KeyRecord, Outcome, Rejection, RequestId, Timestamp, is_traceparent};
+use crate::domain::{Action, AuditRecord, BootInstant, KeyRecord, Outcome, Rejection, RequestId, RouteId, Timestamp, is_traceparent};
 use crate::metrics::Metrics;
 
 use super::admit::Principal;
 use super::client_address::ClientAddress;
-use super::forward::{Meter, TunnelEnd, TunnelOutcome};
+use super::forward::{Meter, Share, TunnelEnd, TunnelOutcome};
 use super::limit::Standing;
-use super::policy::Grant;
+use super::policy::Route;
 use super::resolve::CachedKey;
 use super::target::Target;
 
@@ -45,7 +45,8 @@ pub struct Exchange {
     meter: Arc<Meter>,
     /// Whom the record is about; absent until the key is known.
     key: Option<Arc<CachedKey>>,
-    route: Option<(crate::domain::RouteId, Arc<str>)>,
+    route: Option<(RouteId, Option<Arc<str>>)>,
+    share: Option<Share>,
     ticket: Option<Ticket>,
     allowance: Option<Standing>,
     status: Option<StatusCode>,
@@ -82,6 +83,7 @@ impl Exchange {
             meter: Arc::default(),
             key: None,
             route: None,
+            share: None,
             ticket: None,
             allowance: None,
             status: None,
@@ -140,12 +142,21 @@ impl Exchange {
         self.allowance = Some(standing);
     }
 
+    /// Notes which route decides, for records and metrics of refusals too.
+    pub fn follow(&mut self, route: &Route) {
+        self.route = Some((route.id().clone(), route.upstream_name().cloned()));
+    }
+
+    /// Keeps the firm's share of the upstream for as long as the request lasts.
+    pub fn hold(&mut self, share: Share) {
+        self.share = Some(share);
+    }
+
     /// Writes down that the request is about to be forwarded.
     ///
     /// # Errors
     /// [`Rejection::AuditUnavailable`]: what cannot be recorded must not happen.
-    pub fn begin(&mut self, principal: &Principal, grant: &Grant) -> Result<(), Rejection> {
-        self.route = Some((grant.route().clone(), grant.upstream_name().clone()));
+    pub fn begin(&mut self, principal: &Principal) -> Result<(), Rejection> {
         let record = self.record(principal.record(), Outcome::Unknown);
         self.ticket = Some(self.books.spool.begin(&record).map_err(|_| Rejection::AuditUnavailable)?);
         self.books.metrics.added_duration.observe(clock::boot_now().since(self.began).as_secs_f64());
@@ -184,12 +195,12 @@ impl Exchange {
     }
 
     /// Notes how a tunnel ended, and what went through it.
-    pub fn tunnelled(&mut self, end: TunnelEnd) {
+    pub fn tunnelled(&mut self, end: TunnelEnd, cut: Option<&'static str>) {
         self.tunnelled_up = end.bytes_up;
         self.response_bytes = self.response_bytes.saturating_add(end.bytes_down);
         match end.outcome {
             TunnelOutcome::Closed => self.complete(),
-            TunnelOutcome::Cut => self.cut_short("key_revoked"),
+            TunnelOutcome::Cut => self.cut_short(cut.unwrap_or("cut")),
             TunnelOutcome::Idle => self.cut_short("tunnel_idle"),
             TunnelOutcome::Broken => self.cut_short("tunnel_broken"),
         }
@@ -220,7 +231,7 @@ impl Exchange {
             host: self.host.as_deref().map(str::to_owned),
             path: self.path.as_deref().map(str::to_owned),
             route: self.route.as_ref().map(|(route, _)| route.as_str().to_owned()),
-            upstream: self.route.as_ref().map(|(_, upstream)| upstream.to_string()),
+            upstream: self.route.as_ref().and_then(|(_, upstream)| upstream.as_deref()).map(str::to_owned),
             status: self.status.map(|status| status.as_u16()),
             ..AuditRecord::of_key(Action::Use, key, &actor, self.request.uuid(), self.books.spool.replica().clone())
         }

@@ -72,9 +72,12 @@ impl Gateway {
         let taken = self.limiter.take(principal.key_id(), principal.tag(), settings.requests_per_minute).await;
         let allowance = taken.map_err(|error| error.into_rejection(|error| resolve::store_failed(&error)))?; // 429, 503
         exchange.count(allowance.standing());
-        let grant = settings.policy.decide(&principal, &target, &parts.method)?; // 404 no route, 403
+        let route = settings.policy.route(&target, &parts.method)?; // 404 no route
+        exchange.follow(route);
+        let grant = route.grant(&principal, &target)?; // 403
         let assertion = settings.signer.assert(&grant, exchange.request(), &parts.method);
-        exchange.begin(&principal, &grant)?; // 503 when it cannot be audited
+        exchange.hold(grant.share()?); // 503 when the firm has its share of the upstream
+        exchange.begin(&principal)?; // 503 when it cannot be audited
         let forwarding = Forwarding {
             upstream: grant.upstream(),
             path_and_query: grant.target_as_forwarded().clone(),
@@ -127,7 +130,7 @@ impl Gateway {
         exchange.answer(answer.status());
         let (mut parts, body) = answer.into_parts();
         decorate(&mut parts.headers, &exchange);
-        let cut = self.until_revoked(&exchange);
+        let cut = self.cut_reason(&exchange);
         Response::from_parts(parts, AnswerBody::upstream(body, exchange, cut))
     }
 
@@ -135,23 +138,28 @@ impl Gateway {
         exchange.answer(answer.status());
         let (mut parts, ()) = answer.into_parts();
         decorate(&mut parts.headers, &exchange);
-        let (revoked, drained) = (self.until_revoked(&exchange), self.cut.clone().cancelled_owned());
+        let mut cut = self.cut_reason(&exchange);
         self.tasks.spawn("tunnel", async move {
-            let cut = async {
-                tokio::select! { () = revoked => (), () = drained => () }
-            };
-            exchange.tunnelled(tunnel.run(cut).await);
+            let mut reason = None;
+            let end = tunnel.run(async { reason = Some(cut.as_mut().await) }).await;
+            exchange.tunnelled(end, reason);
         });
         Response::from_parts(parts, AnswerBody::elsewhere())
     }
 
-    fn until_revoked(&self, exchange: &Exchange) -> Cut {
-        let coherence = self.coherence.clone();
-        let digest = exchange.digest();
+    /// Waits for what ends an answer or a tunnel in the middle: its key is revoked, or the drain has taken too long.
+    fn cut_reason(&self, exchange: &Exchange) -> Cut {
+        let (coherence, drained, digest) = (self.coherence.clone(), self.cut.clone(), exchange.digest());
         Box::pin(async move {
-            match digest {
-                Some(digest) => coherence.revoked(digest).await,
-                None => std::future::pending().await,
+            let revoked = async {
+                match digest {
+                    Some(digest) => coherence.revoked(digest).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = revoked => "key_revoked",
+                () = drained.cancelled() => "draining",
             }
         })
     }

@@ -13,18 +13,18 @@ use crate::config;
 use crate::domain::{Rejection, RouteId};
 
 use super::admit::Principal;
-use super::forward::{Forwarder, Upstream, Websocket};
+use super::forward::{Forwarder, Share, Upstream, Websocket};
 use super::target::Target;
 
 /// All routes, compiled.
 #[derive(Debug)]
 pub struct Policy {
     routes: Vec<Route>,
-    per_request: bool,
 }
 
+/// One rule.
 #[derive(Debug)]
-struct Route {
+pub struct Route {
     id: RouteId,
     host: Option<Box<str>>,
     pattern: Pattern,
@@ -46,7 +46,7 @@ struct Destination {
     name: Arc<str>,
     strip_prefix: Option<Box<str>>,
     websocket: Websocket,
-    per_request: Option<bool>,
+    per_request: bool,
 }
 
 /// Why a configured route cannot be used; `config` checks the same, so an operator never sees this.
@@ -58,7 +58,6 @@ pub struct RouteError(String, String);
 #[derive(Debug)]
 pub struct Grant {
     principal: Principal,
-    route: RouteId,
     upstream: Arc<Upstream>,
     upstream_name: Arc<str>,
     target: PathAndQuery,
@@ -72,9 +71,12 @@ impl Grant {
         &self.principal
     }
 
-    /// The route that matched.
-    pub fn route(&self) -> &RouteId {
-        &self.route
+    /// The firm's share of the upstream, for one more request.
+    ///
+    /// # Errors
+    /// [`Rejection::UpstreamOverloaded`], for this firm alone.
+    pub fn share(&self) -> Result<Share, Rejection> {
+        self.upstream.share(self.principal.firm())
     }
 
     /// Where the request goes.
@@ -109,41 +111,59 @@ impl Policy {
     /// # Errors
     /// [`RouteError`] for what `config` should have refused.
     pub fn new(routes: &[config::Route], assertion: &config::Assertion, forwarder: &Forwarder) -> Result<Self, RouteError> {
-        let routes = routes.iter().map(|route| Route::compile(route, forwarder)).collect::<Result<_, _>>()?;
-        Ok(Self { routes, per_request: assertion.per_request })
+        let compile = |route| Route::compile(route, assertion, forwarder);
+        Ok(Self { routes: routes.iter().map(compile).collect::<Result<_, _>>()? })
     }
 
-    /// Decides what becomes of an admitted and counted request.
+    /// The first route that matches.
     ///
     /// # Errors
-    /// [`Rejection::RouteUnknown`], [`Rejection::RouteDenied`], [`Rejection::FirmMismatch`] or
-    /// [`Rejection::PermissionMissing`].
-    pub fn decide(&self, principal: &Principal, target: &Target, method: &Method) -> Result<Grant, Rejection> {
-        let route = self.routes.iter().find(|route| route.matches(target, method)).ok_or(Rejection::RouteUnknown)?;
-        let destination = match &route.action {
-            RouteAction::Deny(message) => return Err(Rejection::RouteDenied(message.clone())),
-            RouteAction::Forward(destination) => destination,
-        };
-        if !route.names_only(principal.firm().as_str(), target) {
-            return Err(Rejection::FirmMismatch);
-        }
-        if let Some(name) = route.require.as_deref().filter(|name| !principal.permissions().allows(name)) {
-            return Err(Rejection::PermissionMissing(name.into()));
-        }
-        Ok(Grant {
-            principal: principal.clone(),
-            route: route.id.clone(),
-            upstream: destination.upstream.clone(),
-            upstream_name: destination.name.clone(),
-            target: destination.rewrite(target),
-            websocket: destination.websocket,
-            per_request: destination.per_request.unwrap_or(self.per_request),
-        })
+    /// [`Rejection::RouteUnknown`].
+    pub fn route(&self, target: &Target, method: &Method) -> Result<&Route, Rejection> {
+        self.routes.iter().find(|route| route.matches(target, method)).ok_or(Rejection::RouteUnknown)
     }
 }
 
 impl Route {
-    fn compile(route: &config::Route, forwarder: &Forwarder) -> Result<Self, RouteError> {
+    /// The name that records and metrics know it by.
+    pub fn id(&self) -> &RouteId {
+        &self.id
+    }
+
+    /// The upstream it leads to, if it leads anywhere.
+    pub fn upstream_name(&self) -> Option<&Arc<str>> {
+        match &self.action {
+            RouteAction::Forward(destination) => Some(&destination.name),
+            RouteAction::Deny(_) => None,
+        }
+    }
+
+    /// Decides what becomes of an admitted and counted request that this route matches.
+    ///
+    /// # Errors
+    /// [`Rejection::RouteDenied`], [`Rejection::FirmMismatch`] or [`Rejection::PermissionMissing`].
+    pub fn grant(&self, principal: &Principal, target: &Target) -> Result<Grant, Rejection> {
+        let destination = match &self.action {
+            RouteAction::Deny(message) => return Err(Rejection::RouteDenied(message.clone())),
+            RouteAction::Forward(destination) => destination,
+        };
+        if !self.names_only(principal.firm().as_str(), target) {
+            return Err(Rejection::FirmMismatch);
+        }
+        if let Some(name) = self.require.as_deref().filter(|name| !principal.permissions().allows(name)) {
+            return Err(Rejection::PermissionMissing(name.into()));
+        }
+        Ok(Grant {
+            principal: principal.clone(),
+            upstream: destination.upstream.clone(),
+            upstream_name: destination.name.clone(),
+            target: destination.rewrite(target),
+            websocket: destination.websocket,
+            per_request: destination.per_request,
+        })
+    }
+
+    fn compile(route: &config::Route, assertion: &config::Assertion, forwarder: &Forwarder) -> Result<Self, RouteError> {
         let wrong = |what: &str| RouteError(route.path.clone(), what.to_owned());
         let methods = route.methods.as_ref().map(|names| names.iter().map(|name| name.parse()).collect::<Result<Vec<Method>, _>>());
         Ok(Self {
@@ -160,7 +180,7 @@ impl Route {
                     name: name.as_str().into(),
                     strip_prefix: route.strip_prefix.as_deref().map(Into::into),
                     websocket: if route.websocket { Websocket::Allowed } else { Websocket::Refused },
-                    per_request: route.per_request,
+                    per_request: route.per_request.unwrap_or(assertion.per_request),
                 }),
                 _ => return Err(wrong("it needs either deny or upstream")),
             },

@@ -41,9 +41,6 @@ pub struct Target {
 pub struct Segment<'a> {
     /// The segment with every escape resolved.
     pub text: &'a str,
-    /// The same without `;parameters` and, in the last segment, without an extension: what an upstream may take it for.
-    pub bare: &'a str,
-    is_last: bool,
 }
 
 impl Segment<'_> {
@@ -52,7 +49,7 @@ impl Segment<'_> {
     /// `reset%20` are as forbidden as `reset`.
     pub fn is_form_of(&self, name: &str) -> bool {
         let ends_segment = |rest: &str| rest.is_empty() || rest.starts_with(';') || rest.starts_with(char::is_whitespace);
-        self.text.strip_prefix(name).is_some_and(|rest| ends_segment(rest) || (self.is_last && rest.starts_with('.')))
+        self.text.strip_prefix(name).is_some_and(|rest| ends_segment(rest) || rest.starts_with('.'))
     }
 }
 
@@ -71,12 +68,7 @@ impl Target {
     pub fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
         let mut rest = self.path().strip_prefix('/').unwrap_or("");
         rest = rest.strip_suffix('/').unwrap_or(rest);
-        let mut pieces = (!rest.is_empty()).then_some(rest).into_iter().flat_map(|rest| rest.split('/')).peekable();
-        std::iter::from_fn(move || {
-            let text = pieces.next()?;
-            let is_last = pieces.peek().is_none();
-            Some(Segment { text, bare: bare(text, is_last), is_last })
-        })
+        (!rest.is_empty()).then_some(rest).into_iter().flat_map(|rest| rest.split('/')).map(|text| Segment { text })
     }
 
     /// Whether the path ends with a slash; kept when forwarding, ignored by deny rules.
@@ -471,14 +463,6 @@ fn decode_form(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn bare(text: &str, is_last: bool) -> &str {
-    let name = text.split(';').next().unwrap_or(text);
-    match name.rfind('.') {
-        Some(dot) if is_last && dot > 0 => name.get(..dot).unwrap_or(name),
-        _ => name,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -687,12 +671,12 @@ mod tests {
     #[test]
     fn a_segment_knows_what_an_upstream_may_take_it_for() {
         let target = get("/v1.0;a/reset.json;x=1/").unwrap();
-        let segments: Vec<_> = target.segments().map(|segment| (segment.text, segment.bare)).collect();
-        assert_eq!(segments, [("v1.0;a", "v1.0"), ("reset.json;x=1", "reset")]);
+        let segments: Vec<_> = target.segments().map(|segment| segment.text).collect();
+        assert_eq!(segments, ["v1.0;a", "reset.json;x=1"]);
         assert!(target.has_trailing_slash());
         assert!(target.segments().last().unwrap().is_form_of("reset"));
         assert!(!target.segments().last().unwrap().is_form_of("res"));
-        assert!(!target.segments().next().unwrap().is_form_of("v1"));
+        assert!(target.segments().next().unwrap().is_form_of("v1"));
         assert_eq!(get("/").unwrap().segments().count(), 0);
     }
 

@@ -16,6 +16,7 @@ fn a_use_that_cannot_be_recorded_is_503_and_never_forwarded_while_create_and_rev
     let gateway = Gateway::with(|config| {
         config["audit"]["spool"]["size_max"] = json!("1MiB");
         config["limits"]["requests_per_minute"] = json!(100_000);
+        config["upstreams"]["ledger"]["connections_max"] = json!(1_000);
     });
     let (editor, key) = (gateway.editor(), gateway.key());
     let gate = Gate::new();

@@ -159,7 +159,7 @@ fn a_body_that_comes_too_slowly_is_408() {
         match client.answer() {
             Ok(answer) => Some(answer),
             Err(Broken::Silent) => None,
-            Err(broken) => panic!("the client is told why: {broken:?}"),
+            Err(broken) => panic!("the client is told why: {broken:?}\n{}", gateway.log()),
         }
     });
     answer.expect_problem(408, "request_timeout");

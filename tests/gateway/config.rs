@@ -183,3 +183,22 @@ fn help_version_openapi_and_completions_answer_without_a_configuration() {
     assert!(!program::run(binary(folder.path()).arg("fly")).status.success());
     assert!(std::fs::read_dir(folder.path()).expect("our folder").next().is_none(), "nothing is left behind");
 }
+
+#[test]
+fn check_refuses_files_that_run_would_refuse() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = folder.path().join("key.pem");
+    std::fs::write(&key, "no key").expect("written");
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("chmod");
+    let file = folder.path().join("gateway.yaml");
+    let text = format!(
+        "assertion: {{ signing_keys: [{{ file: {0} }}] }}\nupstreams: {{ a: {{ endpoints: [https://localhost], ca: {0} }} }}\n",
+        key.display()
+    );
+    std::fs::write(&file, text).expect("written");
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_assure-gateway")).arg("check").arg("--config").arg(&file).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("assertion.signing_keys[0].file") && said.contains("upstreams.a.ca"), "{said}");
+}

@@ -1,5 +1,6 @@
 //! F10: SIGTERM ends the gateway in order. Readiness turns red first, what runs may finish, nothing new begins, the log
 //! is complete. A second signal ends it at once.
+//! What outlasts the deadline is cut, told so where it still can be, and recorded as what it was.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -92,6 +93,24 @@ fn a_request_that_outlasts_the_drain_is_503_and_recorded_as_such() {
     gateway.restart();
     let uses = gateway.uses(&editor, 1);
     assert_eq!(uses.iter().map(|record| record["outcome"].as_str()).collect::<Vec<_>>(), [Some("draining")]);
+}
+
+#[test]
+fn a_stream_that_outlasts_the_drain_is_cut_at_its_deadline_and_recorded_as_such() {
+    let mut gateway = Gateway::with(|config| config["edge"]["drain"] = "500ms".into());
+    let (editor, key) = (gateway.editor(), gateway.key());
+    let (feed, reply) = Reply::events();
+    gateway.upstream.answer_once("/stream", reply);
+    let mut client = Client::connect(gateway.edge());
+    client.send(Request::get("/stream").bearer(&key.secret).head()).expect("sent");
+    feed.send(b"tick!".to_vec()).expect("the stream runs");
+    client.read_until("tick!").expect("the event arrives");
+    gateway.terminate();
+    assert_ne!(client.end_within(Duration::from_secs(20)), End::Open);
+    assert_eq!(gateway.wait_exit(Duration::from_secs(20)).code(), Some(0));
+    gateway.restart();
+    let uses = gateway.uses(&editor, 1);
+    assert_eq!(uses.iter().map(|record| record["reason"].as_str()).collect::<Vec<_>>(), [Some("draining")]);
 }
 
 /// Whether a request on a fresh connection gets no service.

@@ -392,3 +392,20 @@ fn a_prefix_is_stripped_only_in_front_of_the_upstream() {
     assert_eq!(gateway.upstream.targets(), ["/clients/1?q=2"]);
     assert_eq!(gateway.uses(&editor, 1)[0]["route"], "/v1/**");
 }
+
+#[test]
+fn a_firm_that_holds_its_share_of_an_upstream_does_not_keep_others_from_it() {
+    let gateway = Gateway::with(|config| config["upstreams"]["ledger"]["connections_max"] = json!(8));
+    let (greedy, other) = (gateway.key(), gateway.key_with("firm-2", "olga", &[]));
+    let gate = Gate::new();
+    let held = Arc::clone(&gate);
+    gateway.upstream.answer(move |head| if head.start.contains("/held") { Reply::Held(Arc::clone(&held)) } else { Reply::ok() });
+    let http2 = Http2::connect(gateway.edge());
+    let started: Vec<_> = (0..4).map(|_| http2.start(&Request::get("/held").bearer(&greedy.secret))).collect();
+    eventually!(SOON, gateway.upstream.count("/held") == 4);
+    gateway.get(&greedy, "/more").expect_problem(503, "upstream_overloaded");
+    gateway.get(&other, "/mine").expect(200);
+    gate.open();
+    started.into_iter().for_each(|started| assert_eq!(started.answer().map(|answer| answer.status), Ok(200)));
+    eventually!(SOON, gateway.get(&greedy, "/again").status == 200, "a share comes back");
+}

@@ -3,7 +3,7 @@
 //!
 //! The rows stand for classes of input, not for bytes. All rows of a table are tried before any is blamed.
 
-use crate::support::{Broken, Client, End, Gateway, Key};
+use crate::support::{Broken, Client, End, Gateway, Key, Request};
 
 /// What must come of a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -377,4 +377,26 @@ fn what_is_refused_before_there_is_a_key_has_its_own_code() {
         assert_ne!(client.end(), End::Open, "{code}");
     }
     assert!(gateway.upstream.targets().is_empty());
+}
+
+#[test]
+fn pipelined_requests_are_all_served_wherever_the_pieces_are_cut() {
+    let gateway = Gateway::start();
+    let key = gateway.key();
+    let note = "abc#".repeat(40);
+    let requests: Vec<u8> =
+        (0..200).flat_map(|turn| Request::get(&format!("/p/{turn}")).bearer(&key.secret).with("X-Note", &note).head()).collect();
+    let mut client = Client::connect(gateway.edge());
+    client.send(&requests).expect("sent");
+    for turn in 0..200 {
+        let answer = client.answer().unwrap_or_else(|broken| panic!("request {turn}: {broken:?}"));
+        answer.expect(200);
+    }
+    // A head whose first half came with the request before it.
+    let [first, second] = ["/one", "/two"].map(|target| Request::get(target).bearer(&key.secret).head());
+    let cut = second.len() / 2;
+    client.send([first, second[..cut].to_vec()].concat()).expect("sent");
+    client.answer().expect("an answer").expect(200);
+    client.send(&second[cut..]).expect("sent");
+    client.answer().expect("an answer").expect(200);
 }

@@ -5,7 +5,8 @@
 
 use serde_json::json;
 
-use crate::support::{Answer, FIRM, Gateway, Http2, Key, Request};
+use crate::support::eventually::found;
+use crate::support::{Answer, FIRM, Gateway, Http2, Key, Request, SOON};
 
 #[track_caller]
 fn ask(gateway: &Gateway, key: &Key, method: &str, target: &str) -> Answer {
@@ -168,4 +169,19 @@ fn a_denied_use_is_in_the_activity_log() {
     let record = gateway.uses(&editor, 1).remove(0);
     assert_eq!((record["outcome"].as_str(), record["path"].as_str()), (Some("route_denied"), Some("/v1/session/login")));
     assert_eq!(record["key_id"], key.id);
+}
+
+#[test]
+fn a_refusal_by_policy_is_recorded_with_the_route_that_decided() {
+    let gateway = Gateway::start();
+    let (editor, key) = (gateway.editor(), gateway.key());
+    let rows = [("/v1/session/new", "/v1/session/**"), ("/v1/firms/firm-2/x", "/v1/firms/{firm}/**"), ("/v1/clients/7", "/v1/clients/**")];
+    for (target, route) in rows {
+        gateway.get(&key, target).expect(403);
+        let record = found(SOON, target, || gateway.uses(&editor, 1).into_iter().find(|record| record["path"] == target));
+        assert_eq!(record["route"], route);
+        let series =
+            format!("assure_gateway_requests_total{{outcome=\"{}\",route=\"{route}\"", record["outcome"].as_str().expect("a word"));
+        assert_eq!(gateway.metric(&series), 1.0, "{series}");
+    }
 }

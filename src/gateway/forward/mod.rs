@@ -13,6 +13,7 @@ mod headers;
 mod health;
 mod pool;
 mod send;
+mod share;
 #[cfg(test)]
 mod tests;
 mod upgrade;
@@ -32,10 +33,12 @@ use self::balance::Balance;
 use self::body::Fate;
 pub use self::body::{DeclaredLength, Meter, UpstreamBody, check_declared_length};
 use self::pool::{Dialers, Limits, Pool};
+pub use self::share::Share;
+use self::share::Shares;
 pub use self::upgrade::{Tunnel, TunnelEnd, TunnelOutcome};
 use crate::config;
 use crate::dial::{Dialer, Endpoint, Scheme};
-use crate::domain::Rejection;
+use crate::domain::{FirmId, Rejection};
 use crate::gateway::client_address::ClientAddress;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
@@ -51,6 +54,7 @@ pub struct Upstream {
     config: config::Upstream,
     limits: Limits,
     balance: Balance,
+    shares: Arc<Shares>,
     can_upgrade: bool,
     observe: Box<dyn Fn(f64) + Send + Sync>,
 }
@@ -199,6 +203,8 @@ impl Upstream {
             return Err(ForwardError::NoEndpoint { upstream: name.to_owned() });
         }
         let can_upgrade = endpoints.iter().all(|endpoint| endpoint.scheme != Scheme::H2c);
+        let slots =
+            endpoints.len().saturating_mul(limits.connections_max).saturating_mul(if can_upgrade { 1 } else { connection::STREAMS_MAX });
         let pools: Vec<_> = endpoints.into_iter().map(|endpoint| Pool::new(endpoint, dialers.clone(), limits, tasks.clone())).collect();
         if let Some(health) = &config.health {
             for pool in &pools {
@@ -207,7 +213,15 @@ impl Upstream {
         }
         let duration = metrics.upstream_duration.with_label_values(&[name]);
         let observe = Box::new(move |seconds| duration.observe(seconds));
-        Ok(Self { config: config.clone(), limits, balance: Balance::new(pools), can_upgrade, observe })
+        Ok(Self { config: config.clone(), limits, balance: Balance::new(pools), shares: Shares::new(slots), can_upgrade, observe })
+    }
+
+    /// The firm's share of this upstream, for one more request.
+    ///
+    /// # Errors
+    /// [`Rejection::UpstreamOverloaded`] when the firm holds all that one firm may.
+    pub fn share(&self, firm: &FirmId) -> Result<Share, Rejection> {
+        self.shares.take(firm).ok_or_else(send::overloaded)
     }
 
     fn limits(&self) -> Limits {

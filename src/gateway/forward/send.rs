@@ -44,13 +44,18 @@ pub(super) enum Trouble {
     Overloaded,
 }
 
+/// The refusal of what an upstream cannot carry, or what is beyond the firm's share of it.
+pub(super) fn overloaded() -> Rejection {
+    Rejection::UpstreamOverloaded
+}
+
 impl From<Trouble> for Failure {
     fn from(trouble: Trouble) -> Self {
         Self::Rejected(match trouble {
             Trouble::Unreachable => Rejection::UpstreamUnreachable,
             Trouble::Timeout => Rejection::UpstreamTimeout,
             Trouble::Broken => Rejection::UpstreamBroken,
-            Trouble::Overloaded => Rejection::UpstreamOverloaded,
+            Trouble::Overloaded => overloaded(),
         })
     }
 }
