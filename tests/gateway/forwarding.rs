@@ -363,6 +363,10 @@ fn more_than_the_upstream_may_carry_is_503_and_not_an_endless_queue() {
     let connections: Vec<Http2> = (0..8).map(|_| Http2::connect(gateway.edge())).collect();
     let started: Vec<_> = (0..800).map(|turn| connections[turn % 8].start(&Request::get("/held").bearer(&key.secret))).collect();
     let refused = found(Duration::from_secs(60), "a refusal", || started.iter().position(|started| started.so_far().0 == 503));
+    eventually!(SOON, gateway.upstream.count("/held") == 1, "the first has the one connection");
+    // Another firm has its share, but no connection is free: it waits its turn, and not for ever.
+    let other = gateway.key_with("firm-2", "olga", &[]);
+    gateway.get(&other, "/held").expect_problem(503, "upstream_overloaded");
     assert_eq!(gateway.upstream.count("/held"), 1, "no second request shares the one connection");
     gate.open();
     let answer = started.into_iter().nth(refused).expect("it is there").answer().expect("an answer");
