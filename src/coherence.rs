@@ -26,6 +26,9 @@ use crate::store::{Epoch, Invalidations, Partition, RenewalRequest, Store, Store
 
 /// How long to wait before asking again when the store did not answer.
 const RETRY: Duration = Duration::from_millis(250);
+/// A change whose answer was lost (a stalled disk, an error after the commit) was told to nobody; it is found within
+/// this time. A renewal of a store in this process is one lock.
+const UNTOLD_LOOK: Duration = Duration::from_millis(250);
 /// How often a waiting revocation looks for the other replicas' confirmations.
 const CONFIRMATION_POLL: Duration = Duration::from_millis(5);
 /// Clocks of gateway hosts may run at rates that differ by 1 %; a lease is shortened by that and by this much.
@@ -98,11 +101,11 @@ impl Coherence {
         Ok(shortest)
     }
 
-    /// Renews until asked to stop: four times within each lease, or once where the store tells by itself.
+    /// Renews until asked to stop: four times within each lease, or at short intervals where the store tells by itself.
     pub async fn keep(self: Arc<Self>, stop: CancellationToken) {
         loop {
             let pause = match self.join().await {
-                Ok(Trust::UntilTold) => return,
+                Ok(Trust::UntilTold) => UNTOLD_LOOK,
                 Ok(Trust::Lease(span)) => span / 4,
                 Err(error) => {
                     tracing::warn!(%error, "cannot renew the coherence lease");

@@ -88,7 +88,8 @@ impl Spool {
 
     /// Whether another use could be recorded now; for readiness.
     pub fn has_room(&self) -> bool {
-        self.core.log.lock().has_room(super::entry::BEGIN_BYTES_MAX.saturating_add(super::entry::ENTRY_BYTES_MAX))
+        let log = self.core.log.lock();
+        !log.failing && log.has_room(super::entry::BEGIN_BYTES_MAX.saturating_add(super::entry::ENTRY_BYTES_MAX))
     }
 
     /// Writes all refusals that are still being counted and forces everything to disk. Blocks as long as the disk does.

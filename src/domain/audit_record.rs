@@ -222,7 +222,8 @@ impl AuditRecord {
         let spends = self.action == Action::Use
             && match self.outcome {
                 Outcome::Allowed | Outcome::Unknown => true,
-                Outcome::Refused(_) => self.reason.as_deref().is_none_or(super::reason_spends_permit),
+                // A route is looked for only once the request was counted; before that the reason tells.
+                Outcome::Refused(_) => self.route.is_some() || self.reason.as_deref().is_none_or(super::reason_spends_permit),
             };
         if spends { self.count.map_or(1, NonZeroU32::get) } else { 0 }
     }
@@ -372,7 +373,10 @@ mod tests {
             record.permits_spent()
         };
         assert_eq!(refused(&mut AuditRecord::example(1), "route_denied"), 7);
-        assert_eq!(refused(&mut AuditRecord::example(1), "window_exhausted"), 0);
+        assert_eq!(refused(&mut AuditRecord::example(1), "framing_ambiguous"), 7, "counted, because a route was found");
+        let mut early = AuditRecord::example(1);
+        early.route = None;
+        assert_eq!(refused(&mut early, "window_exhausted"), 0);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub const TARGET_BYTES_MAX: usize = 8_192;
 pub const HEADER_FIELDS_MAX: usize = 100;
 /// Most bytes of all header names and values together, so that one request cannot hold much memory.
 pub const HEADER_BYTES_MAX: usize = 32 * 1024;
+/// The methods that routes and upstreams tell apart; any other spelling of one is refused.
+const STANDARD_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
 /// Longest Host in bytes: a DNS name of 253 bytes, brackets or a dot, and a port.
 const HOST_BYTES_MAX: usize = 261;
 /// `: ` and the line end that each field costs on the wire of HTTP/1.
@@ -175,6 +177,11 @@ fn check_method(parts: &Parts) -> Result<(), Rejection> {
             && parts.version == Version::HTTP_2
             && protocol.is_some_and(|name| name.as_str() == "websocket");
         return if is_websocket { Ok(()) } else { Err(method_refused()) };
+    }
+    // Methods are case-sensitive (RFC 9110 section 9.1), but not to every upstream: `delete` must not lead around a rule.
+    let is_disguised = |name: &str| method.eq_ignore_ascii_case(name) && method != name;
+    if STANDARD_METHODS.iter().any(|name| is_disguised(name)) {
+        return Err(method_refused());
     }
     if method.eq_ignore_ascii_case("TRACE") || method.eq_ignore_ascii_case("TRACK") {
         return Err(method_refused());

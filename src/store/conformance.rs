@@ -416,7 +416,7 @@ async fn uses_are_told_of_keys(subject: &Subject) {
     ship(&store, Uuid::from_u128(1), records.clone()).await.unwrap();
     let last_use = LastUse { at: records[1].time, user_agent: Some("curl/8".into()), client_ip: Some("127.0.0.1".into()) };
     assert_eq!(view().await.last_use, Some(last_use.clone()), "the newest that was allowed");
-    assert_eq!(view().await.seen_with, ["curl", "zapier", "127.0.0.0/24", "203.0.113.0/24"]);
+    assert_eq!(view().await.seen_with, ["tool:curl", "tool:zapier", "network:127.0.0.0/24", "network:203.0.113.0/24"]);
     assert_eq!(store.keys(firm("firm-1")).await.unwrap()[0].last_use, Some(last_use));
 }
 

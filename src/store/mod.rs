@@ -226,7 +226,8 @@ pub struct KeyView {
     pub record: KeyRecord,
     /// Its last allowed use.
     pub last_use: Option<LastUse>,
-    /// Distinct tools (User-Agent product names) and networks seen in the last 30 days, at most 8 of each kept.
+    /// Distinct tools (`tool:` and a User-Agent's product name) and networks (`network:` and a prefix) seen in the last
+    /// 30 days, at most 8 of each kept.
     pub seen_with: Vec<String>,
 }
 

@@ -508,3 +508,13 @@ fn creates_and_revokes_at_once_never_pass_the_limits() {
     let left = found(SOON, "the list", || Some(listed(&gateway, &editor, "?status=active").len()));
     assert_eq!(left, 0);
 }
+
+#[test]
+fn a_key_used_by_several_tools_is_warned_of() {
+    let gateway = Gateway::start();
+    let (editor, key) = (gateway.editor(), gateway.key());
+    for tool in ["claude-mcp/1.0", "zapier/2"] {
+        Request::get("/x").bearer(&key.secret).with("User-Agent", tool).send_to(gateway.edge()).expect(200);
+    }
+    eventually!(SOON, listed(&gateway, &editor, "")[0]["warnings"] == json!(["used_by_several_tools"]), "K19");
+}

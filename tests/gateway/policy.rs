@@ -185,3 +185,17 @@ fn a_refusal_by_policy_is_recorded_with_the_route_that_decided() {
         assert_eq!(gateway.metric(&series), 1.0, "{series}");
     }
 }
+
+#[test]
+fn another_spelling_of_a_method_does_not_lead_around_a_rule() {
+    let gateway = Gateway::with(|config| {
+        config["routes"] = json!([
+            { "path": "/v1/x/**", "methods": ["DELETE"], "deny": "Nothing is deleted here" },
+            { "path": "/**", "upstream": "ledger" },
+        ]);
+    });
+    let key = gateway.key();
+    for (method, status) in [("DELETE", 403), ("delete", 405), ("Delete", 405), ("PURGE", 200)] {
+        assert_eq!(Request::new(method, "/v1/x/1").bearer(&key.secret).send_to(gateway.edge()).status, status, "{method}");
+    }
+}

@@ -107,8 +107,9 @@ impl Limiter {
 
     /// The fast path: one lock, no call, no allocation.
     fn take_held(&self, key: KeyId, limit: u32) -> Local {
-        let now = clock::boot_now();
         let mut shard = self.shard(key).lock();
+        // Read under the lock, or one that waited for it would spend a permit in the past.
+        let now = clock::boot_now();
         shard.sweep(now);
         shard.keys.entry(key).or_default().take(now, limit)
     }

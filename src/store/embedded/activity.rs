@@ -142,7 +142,10 @@ fn network(client_ip: &str) -> Option<String> {
 /// Tools, then networks, that the key was seen with in the last 30 days.
 pub(super) fn seen_lately(uses: &KeyUses, now: Timestamp) -> Vec<String> {
     let since = now.minus(SEEN_KEPT);
-    uses.tools.iter().chain(&uses.networks).filter(|seen| seen.at >= since).map(|seen| seen.what.clone()).collect()
+    let lately = |list: &[Seen], kind: &str| -> Vec<String> {
+        list.iter().filter(|seen| seen.at >= since).map(|seen| format!("{kind}:{}", seen.what)).collect()
+    };
+    [lately(&uses.tools, "tool"), lately(&uses.networks, "network")].concat()
 }
 
 impl Trimmer {

@@ -263,6 +263,8 @@ mod tests {
             outcome: *outcome,
             reason: reason.map(str::to_owned),
             count: NonZeroU32::new(*count),
+            // What the window refuses never comes to a route.
+            route: (*outcome != Outcome::Refused("rate_limited")).then(|| "/**".to_owned()),
             sequence: NonZeroU64::new(sequence),
             ..AuditRecord::example(u128::from(sequence))
         };
