@@ -36,14 +36,6 @@ impl Tasks {
         self.tracker.spawn(task.instrument(tracing::debug_span!("task", name)));
     }
 
-    /// Runs blocking work (file input and output, key generation) off the async threads.
-    pub fn spawn_blocking<F>(&self, work: F)
-    where
-        F: FnOnce() + Send + 'static,
-    {
-        self.tracker.spawn_blocking(work);
-    }
-
     /// Fires when the group is asked to end.
     pub fn stopping(&self) -> CancellationToken {
         self.stop.clone()

@@ -46,8 +46,9 @@ pub(super) fn recover(folder: &Folder, spool: Uuid) -> Result<Recovered, SpoolEr
         };
         scan.read(number, &bytes).map_err(damaged)?;
     }
-    if let Some(hole) = scan.hole {
-        tracing::debug!(
+    // A preallocation's zeros behind the last entry are what every end leaves; anything else is worth a line.
+    if let (Some(hole), true) = (scan.hole, scan.is_torn) {
+        tracing::info!(
             segment = hole.segment,
             offset = hole.offset,
             "the audit spool ends here; what follows never reached the disk whole"

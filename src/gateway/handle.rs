@@ -70,7 +70,9 @@ impl Gateway {
         exchange.allow(self.limiter.standing(principal.key_id(), settings.requests_per_minute));
         let declared = forward::check_declared_length(&parts.headers, settings.request_body_max)?; // 413, audited, costs no permit
         let taken = self.limiter.take(principal.key_id(), principal.tag(), settings.requests_per_minute).await;
-        exchange.allow(self.limiter.standing(principal.key_id(), settings.requests_per_minute)); // as the window now stands
+        if taken.is_err() {
+            exchange.allow(self.limiter.standing(principal.key_id(), settings.requests_per_minute)); // as the store now sees it
+        }
         let allowance = taken.map_err(|error| error.into_rejection(|error| resolve::store_failed(&error)))?; // 429, 503
         exchange.count(allowance.standing());
         let route = settings.policy.route(&target, &parts.method)?; // 404 no route
