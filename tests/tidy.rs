@@ -20,7 +20,11 @@ struct Confined {
 }
 
 const TABLE: &[Confined] = &[
-    Confined { words: &["redis::"], places: &["store/redis"], sentence: "redis only in store/redis" },
+    Confined {
+        words: &["redis::"],
+        places: &["store/redis", "store/mod.rs"],
+        sentence: "redis only in store/redis, which store/mod.rs names",
+    },
     Confined { words: &["redb::"], places: &["store/embedded"], sentence: "redb only in store/embedded" },
     Confined { words: &["moka::"], places: &["gateway/resolve"], sentence: "moka only in gateway/resolve" },
     Confined {

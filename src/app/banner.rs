@@ -14,7 +14,7 @@ pub(super) async fn show(started: &Started, config: &Config, program: &str) {
     let first = |addresses: &[std::net::SocketAddr]| addresses.first().map(|address| format!("http://{address}")).unwrap_or_default();
     let (edge, admin, ops) =
         (first(&started.listeners.edge.addresses), first(&started.listeners.admin.addresses), first(&started.listeners.ops.addresses));
-    println!("\nAssure Pro gateway, demo: everything on this machine, state in {}\n", config.store.embedded.path.display());
+    println!("\nAssure Pro gateway, demo: everything on this machine, state in {}\n", config.own_folder().display());
     println!("  edge   {edge}   tools send their requests here");
     println!("  admin  {admin}   keys and activity; API document at {admin}/openapi.json");
     println!("  ops    {ops}   /metrics /healthz /readyz /.well-known/jwks.json\n");

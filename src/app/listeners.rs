@@ -5,8 +5,8 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -101,21 +101,39 @@ impl Certificates {
     }
 }
 
+/// The ops listener while the store is not there yet.
+pub(super) struct EarlyOps {
+    running: Running,
+    draining: Arc<AtomicBool>,
+    behind: Arc<OnceLock<(Arc<Gateway>, Checks)>>,
+}
+
+/// Serves ops before anything else, so that orchestrators and Prometheus see why a gateway is not ready.
+pub(super) fn open_ops(config: &Config, jwks: &serde_json::Value, metrics: &Metrics) -> Result<EarlyOps, StartError> {
+    let draining = Arc::new(AtomicBool::new(false));
+    let behind = Arc::new(OnceLock::new());
+    let bound = bind("ops", config.ops.listen.addresses())?;
+    let running = serve_ops(bound, behind.clone(), Bytes::from(jwks.to_string()), draining.clone(), metrics);
+    Ok(EarlyOps { running, draining, behind })
+}
+
 /// Binds every address first, so that a taken port stops the start, and then serves them all.
 pub(super) fn open(
     config: &Config,
+    ops: EarlyOps,
     gateway: &Arc<Gateway>,
     state: AdminState,
     checks: Checks,
     metrics: &Metrics,
 ) -> Result<Listeners, StartError> {
     let certificates = Certificates::load(config)?;
-    let draining = Arc::new(AtomicBool::new(false));
     let edge = bind("edge", config.edge.listen.addresses())?;
     let admin = bind("admin", config.admin.listen.addresses())?;
-    let ops = bind("ops", config.ops.listen.addresses())?;
+    let EarlyOps { running, draining, behind } = ops;
+    // Set once, here, so there is nobody to have set it before.
+    let _ = behind.set((gateway.clone(), checks));
     Ok(Listeners {
-        ops: serve_ops(ops, gateway, checks, draining.clone(), metrics),
+        ops: running,
         admin: serve_admin(admin, state, certificates.admin.clone(), metrics),
         edge: serve_edge(edge, config, gateway, certificates.edge.clone(), metrics),
         certificates,
@@ -157,13 +175,18 @@ fn serve_admin(bound: Vec<(Listener, SocketAddr)>, state: AdminState, tls: Optio
 
 fn serve_ops(
     bound: Vec<(Listener, SocketAddr)>,
-    gateway: &Arc<Gateway>,
-    checks: Checks,
+    behind: Arc<OnceLock<(Arc<Gateway>, Checks)>>,
+    first_jwks: Bytes,
     draining: Arc<AtomicBool>,
     metrics: &Metrics,
 ) -> Running {
-    let gateway = gateway.clone();
-    let jwks = Arc::new(move || Bytes::from(gateway.settings.load().jwks().to_string()));
+    let known = behind.clone();
+    let jwks = Arc::new(move || match known.get() {
+        Some((gateway, _)) => Bytes::from(gateway.settings.load().jwks().to_string()),
+        None => first_jwks.clone(),
+    });
+    let waiting = || vec![ops::Check { name: "store", ok: false, detail: "the store has not answered yet".into() }];
+    let checks: Checks = Arc::new(move || behind.get().map_or_else(waiting, |(_, checks)| checks()));
     let handler = ops::handler(ops::OpsState { metrics: metrics.clone(), checks, draining, jwks });
     serve(bound, inner_options("ops"), None, metrics, handler)
 }

@@ -1,7 +1,7 @@
 //! From a configuration to a running gateway, and from a signal to its end.
 //!
 //! The order matters: what an earlier life left in the spool is shipped before windows are rebuilt from the log, the epoch
-//! is learnt before a key may be cached, and nothing listens before all of that is done.
+//! is learnt before a key may be cached, and nothing but ops, not ready, listens before all of that is done.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::coherence::Coherence;
 use crate::config::reload::{LOOK_INTERVAL, Watch};
 use crate::config::{self, Config, Source};
 use crate::demo;
-use crate::domain::KeyNamespace;
+use crate::domain::{BootInstant, KeyNamespace};
 use crate::edge;
 use crate::fetch;
 use crate::gateway::{Books, Gateway, Keyring, Limiter, Settings};
@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::ops::Check;
 use crate::signing::{KeyRing, SigningKey};
 use crate::store::embedded::EmbeddedStore;
-use crate::store::{MeteredStore, Store};
+use crate::store::{MeteredStore, RedisStore, Store, StoreError};
 use crate::tasks::Tasks;
 
 use super::listeners::{self, Checks, Listeners};
@@ -34,6 +34,9 @@ use super::{StartError, banner, drain, reload};
 
 /// File of the signing key that is made where none is configured, in the store's folder.
 const SIGNING_KEY_FILE: &str = "signing.pem";
+/// Between attempts to reach a Redis that is away at the start, and between two lines that say so.
+const STORE_RETRY: Duration = Duration::from_millis(250);
+const WAITING_NOTICE: Duration = Duration::from_secs(5);
 /// How long background tasks may take to end.
 const TASKS_STOP_MAX: Duration = Duration::from_secs(10);
 
@@ -123,14 +126,14 @@ impl Demo {
 async fn start(config: &Config) -> Result<Started, StartError> {
     let metrics = Metrics::new();
     let tasks = Tasks::new();
-    let folder = config.store.embedded.path.clone();
-    let opened = crate::tasks::blocking(move || EmbeddedStore::open(&folder)).await?;
-    let store: Arc<dyn Store> = MeteredStore::new(opened, &metrics);
     let spool = open_spool(config, &metrics).await?;
-    audit::catch_up(&spool, store.as_ref()).await?;
+    let own_keys = Arc::new(KeyRing::new(vec![SigningKey::load_or_create(&config.own_folder().join(SIGNING_KEY_FILE))?])?);
+    let jwks = signing_keys(config, &own_keys)?.jwks();
+    let ops = listeners::open_ops(config, &jwks, &metrics)?;
+    let store: Arc<dyn Store> = MeteredStore::new(open_store(config, &tasks).await?, &metrics);
+    until_answered(config, || audit::catch_up(&spool, store.as_ref())).await?;
     let coherence = Coherence::new(store.clone(), spool.replica().clone(), clock::fresh_uuid(), &metrics);
-    coherence.join().await?;
-    let own_keys = Arc::new(KeyRing::new(vec![SigningKey::load_or_create(&config.store.embedded.path.join(SIGNING_KEY_FILE))?])?);
+    until_answered(config, || coherence.join()).await?;
     let settings = Settings::build(config, signing_keys(config, &own_keys)?, &tasks, &metrics, None)?;
     let namespace = KeyNamespace::parse(&config.keys.prefix).expect("config checks keys.prefix");
     let gateway = Arc::new(Gateway {
@@ -152,11 +155,41 @@ async fn start(config: &Config) -> Result<Started, StartError> {
         metrics: metrics.clone(),
         tasks: tasks.clone(),
     };
-    let listeners = listeners::open(config, &gateway, state, checks(&coherence, &spool), &metrics)?;
+    let listeners = listeners::open(config, ops, &gateway, state, checks(&coherence, &spool), &metrics)?;
     let (shipping, end_shipping) = (Tasks::new(), CancellationToken::new());
     shipping.spawn("ship", audit::ship(spool.clone(), store.clone(), config.audit.stream_max_age, metrics.clone(), end_shipping.clone()));
     tasks.spawn("coherence", coherence.keep(tasks.stopping()));
     Ok(Started { gateway, admin, own_keys, tasks, spool, store, listeners, metrics, shipping: (shipping, end_shipping) })
+}
+
+async fn open_store(config: &Config, tasks: &Tasks) -> Result<Arc<dyn Store>, StartError> {
+    if let Some(redis) = &config.store.redis {
+        let opened = until_answered(config, || RedisStore::open(redis, &config.audit.stream, tasks)).await?;
+        return Ok(opened);
+    }
+    let folder = config.own_folder();
+    Ok(crate::tasks::blocking(move || EmbeddedStore::open(&folder)).await?)
+}
+
+/// A Redis that does not answer may be on its way up, so it is waited for; what waiting does not mend ends the start.
+async fn until_answered<T, F>(config: &Config, mut ask: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut said_at: Option<BootInstant> = None;
+    loop {
+        match ask().await {
+            Err(StoreError::Unavailable(why)) if config.store.redis.is_some() => {
+                let now = clock::boot_now();
+                if said_at.is_none_or(|said| now.since(said) >= WAITING_NOTICE) {
+                    tracing::warn!(%why, "waiting for Redis; only the ops listener answers, and it is not ready");
+                    said_at = Some(now);
+                }
+                tokio::time::sleep(STORE_RETRY).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 /// What must work before requests are sent here.

@@ -85,7 +85,7 @@ mod tests {
             lifetime: Duration::from_secs(60),
         };
         let mut config = Config::default();
-        config.store.embedded.path = folder.path().to_owned();
+        config.store.embedded = Some(crate::config::Embedded { path: folder.path().to_owned() });
         assert!(sign(&arguments, &config).is_err_and(|failure| failure.to_string().contains("local_issuer")));
         config.admin.auth.local_issuer = true;
         assert!(sign(&arguments, &config).is_err_and(|failure| failure.to_string().contains("does not exist")));

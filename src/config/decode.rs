@@ -18,7 +18,7 @@ use super::mistakes::{Finding, suggestion};
 use super::position::Part;
 
 /// What would be right where serde's own words would not say it.
-const WANTED: [(&str, &str); 22] = [
+const WANTED: [(&str, &str); 23] = [
     ("edge.listen", "an address like 127.0.0.1:8080, or a list of them"),
     ("admin.listen", "an address like 127.0.0.1:8081, or a list of them"),
     ("ops.listen", "an address like 127.0.0.1:9090, or a list of them"),
@@ -32,6 +32,7 @@ const WANTED: [(&str, &str); 22] = [
     ("assertion.signing_keys", "a list like [{ file: signing-2026.pem }]"),
     ("assertion.signing_keys[]", "{ file: PATH }"),
     ("store.embedded", "{ path: FOLDER }"),
+    ("store.redis", "{ url: redis://HOST:6379 }"),
     ("audit.spool", "{ path: FOLDER, size_max: 1GiB, sync: 1s }"),
     ("upstreams", "upstreams by name, like ledger: { endpoints: [http://127.0.0.1:9000] }"),
     ("upstreams.*", "{ endpoints: [http://127.0.0.1:9000] }"),
@@ -42,8 +43,6 @@ const WANTED: [(&str, &str); 22] = [
     ("routes[]", "a route like { path: /v1/**, upstream: ledger }"),
     ("routes[].methods", "a list like [GET, HEAD]"),
 ];
-
-const REDIS_PROBLEM: &str = "this version has the embedded store only; remove `redis` and write `embedded: { path: data }`";
 
 /// Reads the tree; what is wrong goes to `findings`, and its field has its default in the result.
 pub(super) fn decode(root: &mut Node, findings: &mut Vec<Finding>) -> Config {
@@ -113,7 +112,6 @@ impl Reason {
     fn tell(self, spot: &Spot) -> (Part, String) {
         let wanted = wanted(spot);
         let problem = match self {
-            Self::Unknown { field, .. } if spot.pattern() == "store.redis" && field == "redis" => REDIS_PROBLEM.to_owned(),
             Self::Unknown { field, .. } if field == "<<" => "merge keys are not supported; write the fields out".to_owned(),
             Self::Unknown { field, known } => format!("there is no such field; {}", suggestion(&field, known)),
             Self::Missing(field) => format!("`{field}` is missing here"),
@@ -127,7 +125,7 @@ impl Reason {
                 format!("expected {expected}, found {found}{hint}")
             }
         };
-        let part = if problem.starts_with("there is no such") || problem == REDIS_PROBLEM { Part::Key } else { Part::Value };
+        let part = if problem.starts_with("there is no such") { Part::Key } else { Part::Value };
         (part, problem)
     }
 }

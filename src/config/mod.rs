@@ -12,6 +12,7 @@ mod load;
 mod mistakes;
 mod position;
 pub mod reload;
+mod store;
 mod substitute;
 mod units;
 
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::warnings;
 pub use load::{ConfigError, DEMO_ENDPOINT, Mistake, Mistakes, Source, find, load, load_source, parse, schema};
+pub use store::{Embedded, Later, Redis, RedisUrl, Store};
 pub use units::{ByteCount, UnitError};
 
 /// The whole configuration.
@@ -227,28 +229,6 @@ pub struct Ops {
 impl Default for Ops {
     fn default() -> Self {
         Self { listen: Listen::One(SocketAddr::from(([127, 0, 0, 1], 9090))) }
-    }
-}
-
-/// The store; `embedded` is the one that this version has.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Store {
-    /// One file on this machine, for one gateway.
-    pub embedded: Embedded,
-}
-
-/// The embedded store.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Embedded {
-    /// The folder that holds it; made with mode 0700 if it is missing.
-    pub path: PathBuf,
-}
-
-impl Default for Embedded {
-    fn default() -> Self {
-        Self { path: "data".into() }
     }
 }
 

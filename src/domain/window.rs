@@ -17,7 +17,7 @@ pub const WINDOW: Duration = Duration::from_secs(60);
 /// How long after it was asked for a grant's permits may be spent.
 pub const GRANT_LIFE: Duration = Duration::from_secs(1);
 /// One grant takes at most this part of what is free, so that permits near exhaustion are not stranded in a replica.
-const GRANT_SHARE: u32 = 16;
+pub const GRANT_SHARE: u32 = 16;
 
 /// Names a grant of permits within its key's window.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

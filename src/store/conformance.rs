@@ -26,8 +26,9 @@ impl Subject {
     }
 }
 
-/// Runs every promise below against the embedded store, each in a folder of its own.
-macro_rules! promises_of_the_embedded_store {
+/// Runs every promise below against each store: the embedded one in a folder of its own, and Redis on a server of its
+/// own, which is killed without warning whenever the store is opened again.
+macro_rules! promises {
     ($($promise:ident)*) => {
         mod embedded_store {
             $(
@@ -40,10 +41,31 @@ macro_rules! promises_of_the_embedded_store {
                 }
             )*
         }
+
+        mod redis_store {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $promise() {
+                    super::$promise(&super::on_redis()).await;
+                }
+            )*
+        }
     };
 }
 
-promises_of_the_embedded_store! {
+fn on_redis() -> Subject {
+    let (server, opened) = (super::redis::testing::Server::start(), std::cell::Cell::new(false));
+    let open = move || {
+        if opened.replace(true) {
+            server.crash();
+        }
+        let store = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(server.open()));
+        store.unwrap() as Arc<dyn Store>
+    };
+    Subject { open: Box::new(open) }
+}
+
+promises! {
     fifty_creates_at_once_make_five_keys_of_one_creator
     sixty_creates_at_once_make_ten_keys_of_one_firm
     the_same_call_creates_one_key
@@ -60,6 +82,8 @@ promises_of_the_embedded_store! {
     a_window_grants_exactly_its_limit
     a_late_report_gives_back_what_was_not_used
     firms_whose_names_begin_alike_are_kept_apart
+    sessions_are_told_and_forgotten_only_as_they_were_seen
+    a_lost_revocation_is_made_again
 }
 
 fn firm(name: &str) -> FirmId {
@@ -476,4 +500,32 @@ async fn firms_whose_names_begin_alike_are_kept_apart(subject: &Subject) {
         assert_eq!(views.iter().map(|view| view.record.firm_id.as_str()).collect::<Vec<_>>(), [name]);
         assert_eq!(log(&store, all(name)).await.len(), 1);
     }
+}
+
+/// Where the store is in this process there are no sessions, and then nothing to forget.
+async fn sessions_are_told_and_forgotten_only_as_they_were_seen(subject: &Subject) {
+    let store = subject.open();
+    let (_, epoch) = created(&store, new_key("firm-1", "ann")).await;
+    assert_eq!(renew(&store, Epoch(epoch.0 + 7)).await.store, renew(&store, epoch).await.store);
+    let sessions = store.sessions(Partition(0)).await.unwrap();
+    let Some(seen) = sessions.first().cloned() else { return };
+    assert_eq!((sessions.len(), seen.replica.as_str(), seen.incarnation, seen.applied), (1, "replica-1", Uuid::from_u128(1), epoch));
+    renew(&store, Epoch(epoch.0 + 7)).await;
+    store.forget(Partition(0), vec![seen.clone()]).await.unwrap();
+    let renewed = store.sessions(Partition(0)).await.unwrap();
+    assert_eq!(renewed.len(), 1, "it has renewed since");
+    assert_eq!((renewed[0].renewals, renewed[0].applied), (seen.renewals + 1, Epoch(0)), "an epoch that was never is no confirmation");
+    store.forget(Partition(0), renewed).await.unwrap();
+    assert!(store.sessions(Partition(0)).await.unwrap().is_empty());
+}
+
+async fn a_lost_revocation_is_made_again(subject: &Subject) {
+    let store = subject.open();
+    let (key, _) = created(&store, new_key("firm-1", "ann")).await;
+    let (_, _, epoch) = revoked(&store, &key).await;
+    let unknown = KeySecret::generate(&KeyNamespace::parse("assure").unwrap(), &firm("firm-1")).digest();
+    store.reassert(Partition(0), vec![key.digest, unknown]).await.unwrap();
+    let found = find(&store, &key).await;
+    assert_eq!(found.epoch, epoch, "what is known is not said twice");
+    assert!(matches!(found.record.unwrap().state, KeyState::Revoked { by, .. } if by.as_str() == "boss"));
 }

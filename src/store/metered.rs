@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::clock;
@@ -59,6 +60,18 @@ impl Store for MeteredStore {
 
     fn sessions(&self, partition: Partition) -> BoxFuture<'_, Result<Vec<SessionState>, StoreError>> {
         self.timed("sessions", self.inner.sessions(partition))
+    }
+
+    fn forget(&self, partition: Partition, sessions: Vec<SessionState>) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.timed("forget", self.inner.forget(partition, sessions))
+    }
+
+    fn reassert(&self, partition: Partition, revoked: Vec<KeyDigest>) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.timed("reassert", self.inner.reassert(partition, revoked))
+    }
+
+    fn hints(&self) -> watch::Receiver<u64> {
+        self.inner.hints()
     }
 
     fn permits(&self, request: PermitRequest) -> BoxFuture<'_, Result<Permits, StoreError>> {

@@ -14,15 +14,19 @@
 
 pub mod embedded;
 mod metered;
+mod redis;
+mod uses;
 
 #[cfg(test)]
 mod conformance;
 
 pub use metered::MeteredStore;
+pub use redis::RedisStore;
 
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::domain::window::{GrantId, GrantReport};
@@ -45,6 +49,9 @@ pub enum StoreError {
     /// The store holds something that this version cannot read.
     #[error("the store holds something unreadable: {0}")]
     Corrupt(String),
+    /// The store is set up so that a promise could be broken, or not as this version needs it; waiting mends nothing.
+    #[error("the store cannot be used as it is set up: {0}")]
+    Unsafe(String),
 }
 
 /// What a look-up found, and the epoch it was true at.
@@ -80,7 +87,13 @@ pub struct Renewal {
     pub news: Invalidations,
     /// How long the answer may be trusted.
     pub trust: Trust,
+    /// Which life of the store answered.
+    pub store: StoreIncarnation,
 }
+
+/// One life of the store. Another one may have forgotten what this one acknowledged: sessions, revocations, grants.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoreIncarnation(pub String);
 
 /// What changed between an applied epoch and the current one.
 #[derive(Clone, Debug)]
@@ -106,8 +119,14 @@ pub enum Trust {
 pub struct SessionState {
     /// Which replica.
     pub replica: ReplicaId,
+    /// Which start of it.
+    pub incarnation: Uuid,
     /// What it has applied.
     pub applied: Epoch,
+    /// How often it has renewed: while this stands still, the replica is silent.
+    pub renewals: u64,
+    /// How long one of its renewals lets it trust its cache, at most.
+    pub lease: Duration,
 }
 
 /// Asks for permits of a key's window (protocol 2).
@@ -309,6 +328,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// The sessions whose replicas may still trust a cache older than now.
     fn sessions(&self, partition: Partition) -> BoxFuture<'_, Result<Vec<SessionState>, StoreError>>;
+
+    /// Forgets sessions that have not renewed since they were in this state. The caller has watched them for long.
+    fn forget(&self, partition: Partition, sessions: Vec<SessionState>) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Says again that keys were revoked, to a store that may have lost it. What it does know stays as it is.
+    fn reassert(&self, partition: Partition, revoked: Vec<KeyDigest>) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Moves whenever there may be something to renew for; a hint that may be late, lost or wrong.
+    fn hints(&self) -> watch::Receiver<u64>;
 
     /// Closes reported grants and grants permits (protocol 2).
     fn permits(&self, request: PermitRequest) -> BoxFuture<'_, Result<Permits, StoreError>>;

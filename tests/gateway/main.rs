@@ -22,6 +22,7 @@ mod http2_framing;
 mod limits;
 mod ops;
 mod policy;
+mod replicas;
 mod revocation;
 mod support;
 mod tls;

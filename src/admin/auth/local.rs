@@ -30,7 +30,7 @@ pub struct LocalUser {
 
 /// Where the local issuer's private key is kept.
 pub fn key_file(config: &Config) -> PathBuf {
-    config.store.embedded.path.join(KEY_FILE)
+    config.own_folder().join(KEY_FILE)
 }
 
 /// Signs a token that is valid from `now` for `lifetime`, with claims named as the configuration names them.

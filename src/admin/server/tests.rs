@@ -65,7 +65,7 @@ impl World {
     async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut config = Config::default();
-        config.store.embedded.path = folder.path().to_owned();
+        config.store.embedded = Some(crate::config::Embedded { path: folder.path().to_owned() });
         config.admin.auth.local_issuer = true;
         let (tasks, metrics, replica) = (Tasks::new(), Metrics::new(), ReplicaId::new("replica-1"));
         let store: Arc<dyn Store> = EmbeddedStore::open(folder.path()).expect("opened");

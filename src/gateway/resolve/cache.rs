@@ -23,6 +23,8 @@ pub struct CachedKey {
     pub partition: Partition,
     /// The epoch it was read at.
     pub read_at: Epoch,
+    /// Under which generation of this replica's knowledge the reading began.
+    pub(super) generation: u64,
     /// Assertions signed for it, by upstream.
     pub assertions: AssertionCache,
     /// The newest epoch at which the key was found not to be revoked.
@@ -31,8 +33,15 @@ pub struct CachedKey {
 
 impl CachedKey {
     /// A key that was just read.
-    pub fn new(record: KeyRecord, partition: Partition, read_at: Epoch) -> Arc<Self> {
-        Arc::new(Self { record, partition, read_at, assertions: AssertionCache::default(), verified: AtomicU64::new(read_at.0) })
+    pub(super) fn new(record: KeyRecord, partition: Partition, read_at: Epoch, generation: u64) -> Arc<Self> {
+        Arc::new(Self {
+            record,
+            partition,
+            read_at,
+            generation,
+            assertions: AssertionCache::default(),
+            verified: AtomicU64::new(read_at.0),
+        })
     }
 
     /// Whether the key was already found good at `epoch`.
@@ -49,8 +58,8 @@ impl CachedKey {
 /// Why a digest is refused without asking the store.
 #[derive(Clone, Debug)]
 pub(super) enum Refused {
-    /// Nobody had such a key at that epoch; a later creation makes this worthless.
-    Unknown(Partition, Epoch),
+    /// Nobody had such a key at that epoch of that generation; a later creation makes this worthless.
+    Unknown(Partition, Epoch, u64),
     /// The key was revoked, which is final.
     Revoked(Arc<CachedKey>),
 }

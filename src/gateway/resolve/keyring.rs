@@ -83,7 +83,7 @@ impl Keyring {
             let key = match self.look_up(presented).await {
                 Ok(key) => key,
                 Err(Miss::Refused(Refused::Revoked(key))) => return Ok(Resolved { key, standing: Standing::Revoked }),
-                Err(Miss::Refused(Refused::Unknown(..))) => return Err(Rejection::KeyUnknown),
+                Err(Miss::Refused(Refused::Unknown(partition, ..))) => return Err(self.unknown(partition)),
                 Err(Miss::Store(error)) => return Err(store_failed(&error)),
             };
             let standing = self.judge(presented, &key).await;
@@ -94,10 +94,18 @@ impl Keyring {
         }
     }
 
+    /// A store that this replica does not trust may have lost the key: that is no fault of the caller.
+    fn unknown(&self, partition: Partition) -> Rejection {
+        if clock::boot_now() < self.coherence.valid_until(partition) {
+            return Rejection::KeyUnknown;
+        }
+        store_failed(&StoreError::Unavailable("it does not know a key, and may have lost it".into()))
+    }
+
     /// Protocol 1, "request": the tombstones up to `applied`, then `valid_until`, then `applied` once more.
     async fn judge(&self, presented: &PresentedKey, key: &Arc<CachedKey>) -> Standing {
         let applied = self.coherence.applied(key.partition);
-        if key.read_at < self.coherence.floor(key.partition) {
+        if key.generation != self.coherence.generation() {
             self.cache.live.invalidate(&presented.digest()).await;
             return Standing::Unproven;
         }
@@ -146,22 +154,25 @@ impl Keyring {
     /// A refusal that is still true: revocations always, "unknown" only at the very epoch it was read.
     async fn still_refused(&self, presented: &PresentedKey) -> Option<Refused> {
         match self.cache.refused.get(&presented.digest()).await? {
-            Refused::Unknown(partition, epoch) if !self.is_current(partition, epoch) => None,
+            Refused::Unknown(partition, epoch, generation) if !self.is_current(partition, epoch, generation) => None,
             refused => Some(refused),
         }
     }
 
-    fn is_current(&self, partition: Partition, epoch: Epoch) -> bool {
-        clock::boot_now() < self.coherence.valid_until(partition) && self.coherence.applied(partition) == epoch
+    fn is_current(&self, partition: Partition, epoch: Epoch, generation: u64) -> bool {
+        clock::boot_now() < self.coherence.valid_until(partition)
+            && self.coherence.applied(partition) == epoch
+            && self.coherence.generation() == generation
     }
 
     async fn read(&self, presented: &PresentedKey) -> Result<Arc<CachedKey>, Miss> {
+        let generation = self.coherence.generation();
         let found = self.store.0.find(presented.tag(), presented.digest()).await.map_err(Miss::Store)?;
         let Some(record) = found.record else {
-            return Err(Miss::Refused(Refused::Unknown(found.partition, found.epoch)));
+            return Err(Miss::Refused(Refused::Unknown(found.partition, found.epoch, generation)));
         };
         let is_live = record.state == KeyState::Live && !self.coherence.is_revoked(&presented.digest());
-        let key = CachedKey::new(record, found.partition, found.epoch);
+        let key = CachedKey::new(record, found.partition, found.epoch, generation);
         if is_live { Ok(key) } else { Err(Miss::Refused(Refused::Revoked(key))) }
     }
 }

@@ -5,7 +5,6 @@
 //! record's value was unreadable when it was trimmed; readers pass over such a way.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use redb::{ReadTransaction, ReadableTable};
@@ -15,18 +14,13 @@ use super::schema::{self, KeyUses, Raw, Reading, Seen, Spelling, corrupt};
 use super::writer::Change;
 use crate::clock;
 use crate::domain::{Action, AuditRecord, BootInstant, FirmId, KeyId, Outcome, Sequence, Timestamp};
+use crate::store::uses::{SEEN_KEPT, SEEN_MAX, network, seen_with, tool};
 use crate::store::{ActivityOrder, ActivityPage, ActivityPlace, ActivityQuery, AuditBatch, LastUse, StoreError};
 
 /// Records removed by one batch at most: more than a batch brings, so that trimming keeps up.
 const TRIMMED_PER_BATCH: usize = 2_000;
 /// Firms whose oldest record one batch looks at, so that those without traffic are trimmed too.
 const FIRMS_PER_BATCH: usize = 16;
-/// Tools and networks kept of each key: enough for a person to look through.
-const SEEN_MAX: usize = 8;
-/// How long a tool or network is remembered after it was last seen.
-const SEEN_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// Longest tool name kept; a User-Agent may be anything.
-const TOOL_CHARS_MAX: usize = 64;
 /// Records of one page at most, whoever asks.
 const PAGE_MAX: usize = 10_000;
 /// Arrivals that one call looks at: a filter that fits nothing must not read the whole log at once.
@@ -126,26 +120,12 @@ fn note_seen(seen: &mut Vec<Seen>, what: Option<String>, at: Timestamp) {
     seen.truncate(SEEN_MAX);
 }
 
-/// The product name of a User-Agent (RFC 9110 section 10.1.5): what stands before the first `/` or space.
-fn tool(user_agent: &str) -> Option<String> {
-    let name: String = user_agent.split(['/', ' ']).next()?.chars().take(TOOL_CHARS_MAX).collect();
-    (!name.is_empty()).then_some(name)
-}
-
-/// The /24 of an IPv4 address, the /48 of an IPv6 address: a provider or office rather than one machine.
-fn network(client_ip: &str) -> Option<String> {
-    let address = client_ip.parse::<IpAddr>().ok()?.to_canonical();
-    let prefix = if address.is_ipv4() { 24 } else { 48 };
-    ipnet::IpNet::new(address, prefix).ok().map(|network| network.trunc().to_string())
-}
-
 /// Tools, then networks, that the key was seen with in the last 30 days.
 pub(super) fn seen_lately(uses: &KeyUses, now: Timestamp) -> Vec<String> {
     let since = now.minus(SEEN_KEPT);
-    let lately = |list: &[Seen], kind: &str| -> Vec<String> {
-        list.iter().filter(|seen| seen.at >= since).map(|seen| format!("{kind}:{}", seen.what)).collect()
-    };
-    [lately(&uses.tools, "tool"), lately(&uses.networks, "network")].concat()
+    let lately = |seen: &&Seen| seen.at >= since;
+    let what = |seen: &'_ Seen| -> String { seen.what.clone() };
+    seen_with(uses.tools.iter().filter(lately).map(what), uses.networks.iter().filter(lately).map(what))
 }
 
 impl Trimmer {

@@ -22,6 +22,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use redb::ReadTransaction;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use self::activity::Opened;
@@ -31,7 +32,7 @@ use self::windows::Windows;
 use self::writer::{Mender, Operation, Writer, current_epoch};
 use super::{
     ActivityPage, ActivityQuery, AuditBatch, Creation, Found, KeyView, NewKey, Partition, PermitRequest, Permits, Renewal, RenewalRequest,
-    Revocation, RevokeRequest, SessionState, Store, StoreError, Trust,
+    Revocation, RevokeRequest, SessionState, Store, StoreError, StoreIncarnation, Trust,
 };
 use crate::domain::window::WINDOW;
 use crate::domain::{FirmId, FirmTag, KeyDigest, KeyId, Sequence};
@@ -101,11 +102,24 @@ impl Store for EmbeddedStore {
 
     fn renew(&self, request: RenewalRequest) -> BoxFuture<'_, Result<Renewal, StoreError>> {
         let (epoch, news) = self.news.lock().after(request.applied);
-        std::future::ready(Ok(Renewal { epoch, news, trust: Trust::UntilTold })).boxed()
+        std::future::ready(Ok(Renewal { epoch, news, trust: Trust::UntilTold, store: StoreIncarnation(String::new()) })).boxed()
     }
 
     fn sessions(&self, _partition: Partition) -> BoxFuture<'_, Result<Vec<SessionState>, StoreError>> {
         std::future::ready(Ok(Vec::new())).boxed()
+    }
+
+    fn forget(&self, _partition: Partition, _sessions: Vec<SessionState>) -> BoxFuture<'_, Result<(), StoreError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    /// The file keeps what it acknowledged, so there is nothing to say again.
+    fn reassert(&self, _partition: Partition, _revoked: Vec<KeyDigest>) -> BoxFuture<'_, Result<(), StoreError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn hints(&self) -> watch::Receiver<u64> {
+        watch::Sender::new(0).subscribe()
     }
 
     fn permits(&self, request: PermitRequest) -> BoxFuture<'_, Result<Permits, StoreError>> {

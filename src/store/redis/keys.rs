@@ -1,0 +1,218 @@
+//! Creating, revoking and finding keys (protocols 1 and 4), and how a record is spelt in a hash.
+//!
+//! What must happen together is one script of `schema`; here are its arguments and what its answer means. A record is
+//! immutable but for its revocation, and the store's time stamps both.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::schema::{self, NEWS, PREFIX};
+use super::{RedisStore, audit, corrupt};
+use crate::clock;
+use crate::domain::{
+    Action, AuditRecord, FirmId, FrozenPermissions, KeyDigest, KeyId, KeyName, KeyRecord, KeyState, ReplicaId, Timestamp, UserId,
+};
+use crate::store::uses::{SEEN_KEPT, seen_with};
+use crate::store::{Creation, Epoch, Found, KeyView, LastUse, NewKey, Partition, Revocation, RevokeRequest, StoreError};
+
+/// The one partition that this version has.
+pub(super) const PARTITION: Partition = Partition(0);
+/// Fields and values as Redis answers them.
+pub(super) type Fields = HashMap<String, String>;
+/// A key's record, uses, tools and networks, as the script answers them.
+type RawView = (Fields, Fields, Vec<String>, Vec<String>);
+/// Who is said to have revoked a key whose revocation the store forgot and a gateway remembered.
+const REASSERTED_BY: &str = "assure-gateway";
+
+pub(super) async fn find(store: &RedisStore, digest: KeyDigest) -> Result<Found, StoreError> {
+    let keys = [schema::named("epoch"), schema::record(&digest)];
+    let answer: Vec<String> = store.connections.hot().call(&schema::FIND, &keys, &[]).await?;
+    let (epoch, fields) = answer.split_first().ok_or_else(|| corrupt("a look-up has no epoch"))?;
+    let record = if fields.is_empty() { None } else { Some(read_record(&paired(fields))?) };
+    Ok(Found { record, partition: PARTITION, epoch: Epoch(number(epoch)?) })
+}
+
+pub(super) async fn create(store: &RedisStore, new: NewKey) -> Result<Creation, StoreError> {
+    let mut record = new.record;
+    let (firm, creator) = (&record.firm_id, &record.creator);
+    let id = schema::id(record.id);
+    let call = new.idempotency_key.as_deref().map(|text| schema::call(firm, creator, text));
+    let mark = if call.is_some() { "call" } else { "" };
+    let keys = [
+        schema::named("epoch"),
+        schema::record(&record.digest),
+        id.clone(),
+        schema::of_firm(firm, "live"),
+        schema::of_creator(firm, creator),
+        schema::of_firm(firm, "keys"),
+        call.unwrap_or(id),
+        store.stream.clone(),
+    ];
+    let fields = write_record(&record);
+    let mut arguments = vec![
+        PREFIX.to_owned(),
+        schema::hex(&record.digest),
+        record.id.to_string(),
+        firm.to_string(),
+        new.firm_max.to_string(),
+        new.creator_max.to_string(),
+        NEWS.to_owned(),
+        new.audit.event_id.simple().to_string(),
+        mark.to_owned(),
+        fields.len().to_string(),
+    ];
+    arguments.extend(fields);
+    arguments.extend(audit::write(&new.audit));
+    let answer: Vec<String> = store.change(&schema::CREATE, &keys, &arguments).await?;
+    match &*words(&answer) {
+        ["created", epoch, now] => {
+            record.created_at = time(now)?;
+            Ok(Creation::Created(record, PARTITION, Epoch(number(epoch)?)))
+        }
+        ["replayed", fields @ ..] => {
+            let earlier = read_record(&paired(fields))?;
+            let is_same_call = earlier.firm_id == record.firm_id && earlier.creator == record.creator;
+            if is_same_call { Ok(Creation::Replayed(earlier)) } else { Err(corrupt("two callers chose the same key id")) }
+        }
+        ["firm_full"] => Ok(Creation::FirmFull),
+        ["creator_full"] => Ok(Creation::CreatorFull),
+        ["taken"] => Err(corrupt("two keys have the same digest")),
+        _ => Err(corrupt("a creation has an unknown answer")),
+    }
+}
+
+pub(super) async fn revoke(store: &RedisStore, request: RevokeRequest) -> Result<Revocation, StoreError> {
+    let of = [request.key.to_string(), String::new(), request.firm.to_string()];
+    let answer = call_revoke(store, of, &request.by, &request.reason, &request.audit).await?;
+    match &*words(&answer) {
+        [word @ ("first" | "again"), epoch, fields @ ..] => Ok(Revocation::Revoked {
+            record: read_record(&paired(fields))?,
+            first: *word == "first",
+            partition: PARTITION,
+            epoch: Epoch(number(epoch)?),
+        }),
+        ["none"] => Ok(Revocation::NotFound),
+        _ => Err(corrupt("a revocation has an unknown answer")),
+    }
+}
+
+/// The script fills in whose key it was; a key that the store does not know needs no revocation.
+pub(super) async fn reassert(store: &RedisStore, digest: &KeyDigest) -> Result<(), StoreError> {
+    let by = UserId::parse(REASSERTED_BY).expect("a good id");
+    let nobody = FirmId::parse("-").expect("a good id");
+    let (key, event) = (KeyId::new(uuid::Uuid::nil()), clock::fresh_uuid());
+    let mut audit = AuditRecord::bare(Action::Revoke, nobody, key, by.as_str(), clock::wall_now(), event, ReplicaId::new(REASSERTED_BY));
+    let reason = "the store had forgotten this revocation; a gateway remembered it";
+    audit.reason = Some(reason.to_owned());
+    let of = [String::new(), schema::hex(digest), String::new()];
+    let answer = call_revoke(store, of, &by, reason, &audit).await?;
+    if words(&answer).first() == Some(&"first") {
+        tracing::error!(key = ?digest, "the store had forgotten a revocation; it is made again");
+    }
+    Ok(())
+}
+
+/// `of` is the key's id, or nothing and its digest, and its firm, or nothing for any.
+async fn call_revoke(
+    store: &RedisStore,
+    of: [String; 3],
+    by: &UserId,
+    reason: &str,
+    audit: &AuditRecord,
+) -> Result<Vec<String>, StoreError> {
+    let keys = [schema::named("epoch"), schema::named("revoked"), schema::named("untold"), store.stream.clone()];
+    let mut arguments = vec![PREFIX.to_owned()];
+    arguments.extend(of);
+    arguments.extend([by.to_string(), reason.to_owned(), NEWS.to_owned(), audit.event_id.simple().to_string()]);
+    arguments.extend(audit::write(audit));
+    store.change(&schema::REVOKE, &keys, &arguments).await
+}
+
+pub(super) async fn view(store: &RedisStore, firm: &FirmId, key: KeyId) -> Result<Option<KeyView>, StoreError> {
+    let views = views_of(store, firm, ["key".to_owned(), key.to_string()]).await?;
+    Ok(views.into_iter().find(|view| view.record.firm_id == *firm))
+}
+
+pub(super) async fn views(store: &RedisStore, firm: &FirmId) -> Result<Vec<KeyView>, StoreError> {
+    views_of(store, firm, ["firm".to_owned(), String::new()]).await
+}
+
+async fn views_of(store: &RedisStore, firm: &FirmId, which: [String; 2]) -> Result<Vec<KeyView>, StoreError> {
+    let since = clock::wall_now().minus(SEEN_KEPT).micros().to_string();
+    let arguments = [vec![PREFIX.to_owned(), since], which.to_vec()].concat();
+    let raw: Vec<RawView> = store.connections.bulk().call(&schema::VIEWS, &[schema::of_firm(firm, "keys")], &arguments).await?;
+    raw.into_iter()
+        .map(|(record, uses, tools, networks)| {
+            Ok(KeyView { record: read_record(&record)?, last_use: last_use(&uses)?, seen_with: seen_with(tools, networks) })
+        })
+        .collect()
+}
+
+fn last_use(uses: &Fields) -> Result<Option<LastUse>, StoreError> {
+    let text = |name: &str| uses.get(name).filter(|text| !text.is_empty()).cloned();
+    let Some(at) = text("at") else { return Ok(None) };
+    Ok(Some(LastUse { at: time(&at)?, user_agent: text("user_agent"), client_ip: text("client_ip") }))
+}
+
+/// Fields and values but for the creation's time, which is the store's.
+fn write_record(record: &KeyRecord) -> Vec<String> {
+    let permissions = serde_json::to_string(&record.permissions).expect("texts are always written");
+    let mut fields = vec![
+        ("id", record.id.to_string()),
+        ("digest", schema::hex(&record.digest)),
+        ("name", record.name.as_str().to_owned()),
+        ("prefix", record.prefix.to_string()),
+        ("firm_id", record.firm_id.to_string()),
+        ("creator", record.creator.to_string()),
+        ("permissions", permissions),
+    ];
+    if let Some(name) = &record.creator_name {
+        fields.push(("creator_name", name.to_string()));
+    }
+    fields.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
+}
+
+fn read_record(fields: &Fields) -> Result<KeyRecord, StoreError> {
+    let text = |name: &'static str| {
+        fields.get(name).map(String::as_str).ok_or_else(|| StoreError::Corrupt(format!("a key's record has no {name}")))
+    };
+    let state = match fields.get("revoked_at") {
+        None => KeyState::Live,
+        Some(at) => {
+            let by = UserId::parse(text("revoked_by")?).map_err(|_| corrupt("a revoker is no user id"))?;
+            KeyState::Revoked { at: time(at)?, by, reason: text("revoked_reason")?.into() }
+        }
+    };
+    let permissions: FrozenPermissions = serde_json::from_str::<Value>(text("permissions")?)
+        .and_then(serde_json::from_value)
+        .map_err(|_| corrupt("a key's permissions are not a list of texts"))?;
+    Ok(KeyRecord {
+        id: text("id")?.parse().map_err(|_| corrupt("a key's id is no UUID"))?,
+        digest: schema::digest(text("digest")?).ok_or_else(|| corrupt("a key's digest is none"))?,
+        name: KeyName::parse(text("name")?).map_err(|_| corrupt("a key's name is none"))?,
+        prefix: text("prefix")?.into(),
+        firm_id: FirmId::parse(text("firm_id")?).map_err(|_| corrupt("a key's firm is no id"))?,
+        creator: UserId::parse(text("creator")?).map_err(|_| corrupt("a key's creator is no id"))?,
+        creator_name: fields.get("creator_name").map(|name| name.as_str().into()),
+        permissions,
+        created_at: time(text("created_at")?)?,
+        state,
+    })
+}
+
+pub(super) fn words(answer: &[String]) -> Vec<&str> {
+    answer.iter().map(String::as_str).collect()
+}
+
+pub(super) fn number(text: &str) -> Result<u64, StoreError> {
+    text.parse().map_err(|_| corrupt("a number is none"))
+}
+
+pub(super) fn time(text: &str) -> Result<Timestamp, StoreError> {
+    text.parse().map(Timestamp::from_micros).map_err(|_| corrupt("a time is none"))
+}
+
+pub(super) fn paired<T: AsRef<str>>(flat: &[T]) -> Fields {
+    flat.chunks_exact(2).filter_map(|pair| Some((pair.first()?.as_ref().to_owned(), pair.last()?.as_ref().to_owned()))).collect()
+}

@@ -1,0 +1,30 @@
+//! What a key's uses tell about whoever holds it: the tool and the network, in words that both stores keep.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Tools and networks kept of each key: enough for a person to look through.
+pub(super) const SEEN_MAX: usize = 8;
+/// How long a tool or network is remembered after it was last seen.
+pub(super) const SEEN_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Longest tool name kept; a User-Agent may be anything.
+const TOOL_CHARS_MAX: usize = 64;
+
+/// The product name of a User-Agent (RFC 9110 section 10.1.5): what stands before the first `/` or space.
+pub(super) fn tool(user_agent: &str) -> Option<String> {
+    let name: String = user_agent.split(['/', ' ']).next()?.chars().take(TOOL_CHARS_MAX).collect();
+    (!name.is_empty()).then_some(name)
+}
+
+/// The /24 of an IPv4 address, the /48 of an IPv6 address: a provider or office rather than one machine.
+pub(super) fn network(client_ip: &str) -> Option<String> {
+    let address = client_ip.parse::<IpAddr>().ok()?.to_canonical();
+    let prefix = if address.is_ipv4() { 24 } else { 48 };
+    ipnet::IpNet::new(address, prefix).ok().map(|network| network.trunc().to_string())
+}
+
+/// Both in one list, each led by what it is.
+pub(super) fn seen_with(tools: impl IntoIterator<Item = String>, networks: impl IntoIterator<Item = String>) -> Vec<String> {
+    let tools = tools.into_iter().map(|tool| format!("tool:{tool}"));
+    tools.chain(networks.into_iter().map(|network| format!("network:{network}"))).collect()
+}
