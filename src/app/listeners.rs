@@ -19,7 +19,7 @@ use crate::admin::{self, AdminState};
 use crate::config::{self, Config};
 use crate::demo::{self, DemoUpstream};
 use crate::domain::Rejection;
-use crate::edge::{self, Drain, Listener, Options, OwnRefusal, Peer, ProxyProtocol, Server, Tls};
+use crate::edge::{self, Drain, Listener, Options, OwnRefusal, Peer, ProxyProtocol, Renewed, Server, Tls};
 use crate::gateway::{self, Caller, Gateway, Transport};
 use crate::metrics::Metrics;
 use crate::ops;
@@ -90,14 +90,11 @@ impl Certificates {
         Ok(Self { edge: load(&config.edge.tls)?, admin: load(&config.admin.tls)? })
     }
 
-    /// Shows the certificates that the configuration names now. Turning TLS on or off needs a restart.
-    pub(super) fn reload(&self, config: &Config) -> Result<(), StartError> {
-        for (current, wanted) in [(&self.edge, &config.edge.tls), (&self.admin, &config.admin.tls)] {
-            if let (Some(current), Some(wanted)) = (current, wanted) {
-                current.reload(Path::new(&wanted.certificate), Path::new(&wanted.private_key))?;
-            }
-        }
-        Ok(())
+    /// Reads the certificates that the configuration names now. Turning TLS on or off needs a restart.
+    pub(super) fn prepare(&self, config: &Config) -> Result<Vec<Renewed>, StartError> {
+        let pairs = [(&self.edge, &config.edge.tls), (&self.admin, &config.admin.tls)];
+        let both = pairs.into_iter().filter_map(|(current, wanted)| Some((current.as_ref()?, wanted.as_ref()?)));
+        both.map(|(current, wanted)| Ok(current.prepare(Path::new(&wanted.certificate), Path::new(&wanted.private_key))?)).collect()
     }
 }
 

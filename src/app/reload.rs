@@ -12,6 +12,7 @@ use crate::clock;
 use crate::config::reload::Watch;
 use crate::config::{self, Config, ConfigError};
 use crate::demo;
+use crate::edge::Renewed;
 use crate::gateway::{Gateway, Settings};
 use crate::metrics::Metrics;
 use crate::signing::KeyRing;
@@ -87,9 +88,10 @@ impl Replaceable {
         let settings = Settings::build(&config, keys, &self.tasks, &self.metrics, Some(&previous))?;
         let before = self.admin.load_full();
         let admin = admin::Settings::new(&config, before.replica.clone(), &self.tasks, Some(&before))?;
-        self.certificates.reload(&config)?;
+        let certificates = self.certificates.prepare(&config)?;
         self.gateway.settings.store(Arc::new(settings));
         self.admin.store(Arc::new(admin));
+        certificates.into_iter().for_each(Renewed::install);
         for field in config::reload::restart_needed(&self.current, &config) {
             tracing::warn!(field, "this field changed but needs a restart to take effect");
         }

@@ -85,9 +85,11 @@ impl Listen {
 pub struct Edge {
     /// Where tools connect. Needs a restart.
     pub listen: Listen,
-    /// Certificate and key; absent means clear text. The files are read again on reload.
+    /// Certificate and key; absent means clear text. The files are read again on reload; turning TLS
+    /// on or off needs a restart.
     pub tls: Option<Tls>,
-    /// Networks whose `X-Forwarded-For`, `Forwarded` and PROXY protocol are believed; none by default.
+    /// Networks whose `X-Forwarded-For`, `Forwarded` and PROXY protocol are believed; none by default. Needs a
+    /// restart where `proxy_protocol` is on.
     #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// Whether every connection from a trusted proxy begins with a PROXY protocol header (version 1 or 2). Needs a restart.
@@ -96,7 +98,7 @@ pub struct Edge {
     pub connections_max: usize,
     /// Most connections at once from one client address. Needs a restart.
     pub connections_per_address_max: usize,
-    /// How long requests may go on after SIGTERM before they are cut.
+    /// How long requests may go on after SIGTERM before they are cut. Needs a restart.
     #[serde(with = "units::span")]
     #[schemars(with = "units::Span")]
     pub drain: Duration,
@@ -310,7 +312,7 @@ pub struct SigningKey {
 pub struct Audit {
     /// Name of the Redis stream; the embedded store keeps a table instead.
     pub stream: String,
-    /// Records older than this are trimmed; null keeps all.
+    /// Records older than this are trimmed; null keeps all. Needs a restart.
     #[serde(with = "units::optional_span")]
     #[schemars(with = "Option<units::Span>")]
     pub stream_max_age: Option<Duration>,
@@ -440,7 +442,7 @@ pub struct Route {
     pub per_request: Option<bool>,
 }
 
-/// What the process writes to standard error.
+/// What the process writes to standard error. Needs a restart.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {

@@ -93,41 +93,29 @@ impl Watch {
     }
 }
 
-/// Hands every change of `file` (and of the files that it names) and every hangup to `apply`, for ever. `current` is
-/// what the process started with: what was written between that and the first look is a change, and nothing else is.
-pub async fn changes(file: PathBuf, current: Config, mut hangups: mpsc::Receiver<()>, mut apply: impl FnMut(Result<Config, ConfigError>)) {
-    let watched = tasks::blocking(move || {
-        let mut watch = Watch::new(&file, LOOK_INTERVAL);
-        let first = watch.load();
-        (watch, first)
-    });
-    let (mut watch, first) = watched.await;
-    if !matches!(&first, Ok(config) if *config == current) {
-        apply(first);
-    }
-    drop(current);
-    loop {
-        apply(watch.change(&mut hangups).await);
-    }
-}
-
 /// The fields that differ and take effect only after a restart; the caller logs them after a reload.
 pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     let (old_spool, new_spool) = (&old.audit.spool, &new.audit.spool);
     let fields = [
         ("edge.listen", old.edge.listen != new.edge.listen),
+        ("edge.tls", old.edge.tls.is_some() != new.edge.tls.is_some()),
+        ("edge.trusted_proxies", new.edge.proxy_protocol && old.edge.trusted_proxies != new.edge.trusted_proxies),
         ("edge.proxy_protocol", old.edge.proxy_protocol != new.edge.proxy_protocol),
         ("edge.connections_max", old.edge.connections_max != new.edge.connections_max),
         ("edge.connections_per_address_max", old.edge.connections_per_address_max != new.edge.connections_per_address_max),
+        ("edge.drain", old.edge.drain != new.edge.drain),
         ("admin.listen", old.admin.listen != new.admin.listen),
+        ("admin.tls", old.admin.tls.is_some() != new.admin.tls.is_some()),
         ("ops.listen", old.ops.listen != new.ops.listen),
         ("store", old.store != new.store),
         ("audit.stream", old.audit.stream != new.audit.stream),
+        ("audit.stream_max_age", old.audit.stream_max_age != new.audit.stream_max_age),
         ("keys.prefix", old.keys.prefix != new.keys.prefix),
         ("audit.spool.path", old_spool.path != new_spool.path),
         ("audit.spool.size_max", old_spool.size_max != new_spool.size_max),
         ("audit.spool.sync", old_spool.sync != new_spool.sync),
         ("replica", old.replica != new.replica),
+        ("log", old.log != new.log),
     ];
     fields.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
@@ -301,33 +289,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_written_before_the_first_look_is_handed_out_and_what_is_in_force_is_not() {
+    async fn what_was_written_between_the_start_and_the_first_look_is_a_change() {
         let (_folder, file) = file(GOOD);
-        let started_with = super::load::load(&file).unwrap();
-        for (current, is_change) in [(started_with, false), (Config::default(), true)] {
-            let (hangup, hangups) = mpsc::channel(1);
-            let (seen, mut sightings) = mpsc::unbounded_channel();
-            hangup.send(()).await.unwrap();
-            let watching = changes(file.clone(), current, hangups, |loaded| {
-                let _ = seen.send(loaded.unwrap().limits.requests_per_minute);
-            });
-            // The hangup is always handed out, so one sighting more than the changes ends the wait.
-            let wanted = 1 + usize::from(is_change);
-            let counted = async {
-                for _ in 0..wanted {
-                    assert_eq!(sightings.recv().await, Some(7));
-                }
-            };
-            tokio::time::timeout(PATIENCE, async {
-                tokio::select! {
-                    () = watching => unreachable!("watching has no end"),
-                    () = counted => {}
-                }
-            })
-            .await
-            .expect("what is there is seen");
-            assert!(sightings.try_recv().is_err(), "nothing else is handed out");
-        }
+        let mut watch = Watch::new(&file, LOOK);
+        watch.load().unwrap();
+        fs::write(&file, GOOD.replace('7', "8")).unwrap();
+        let (_hangup, mut hangups) = mpsc::channel(1);
+        assert_eq!(change(&mut watch, &mut hangups).await.unwrap().limits.requests_per_minute, 8);
+        assert!(is_quiet(&mut watch, &mut hangups).await, "and only once");
     }
 
     #[test]
@@ -336,12 +305,16 @@ mod tests {
         assert!(restart_needed(&old, &old).is_empty());
         let mut new = old.clone();
         new.limits.requests_per_minute = 1;
-        new.log.level = "debug".into();
+        new.edge.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
         assert!(restart_needed(&old, &new).is_empty());
         new.keys.prefix = "other".into();
         new.edge.connections_max = 1;
         new.audit.spool.path = "elsewhere".into();
         new.replica = Some("a".into());
-        assert_eq!(restart_needed(&old, &new), ["edge.connections_max", "keys.prefix", "audit.spool.path", "replica"]);
+        new.log.level = "debug".into();
+        let named = ["edge.connections_max", "keys.prefix", "audit.spool.path", "replica", "log"];
+        assert_eq!(restart_needed(&old, &new), named);
+        new.edge.proxy_protocol = true;
+        assert!(restart_needed(&old, &new).contains(&"edge.trusted_proxies"), "the edge reads them once");
     }
 }

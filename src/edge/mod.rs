@@ -23,7 +23,7 @@ mod trials;
 pub use self::accept::{Listener, bind};
 pub use self::drain::Drain;
 pub use self::http::Server;
-pub use self::tls::{Tls, TlsError};
+pub use self::tls::{Renewed, Tls, TlsError};
 
 use std::net::SocketAddr;
 use std::time::Duration;

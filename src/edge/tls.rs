@@ -81,19 +81,37 @@ impl Tls {
         Ok(Self { current: Arc::new(ArcSwap::from_pointee(config)), tickets })
     }
 
-    /// Shows another certificate to connections that begin from now on.
+    /// Reads another certificate, to be shown once it is installed; several can be read before the first is.
     ///
     /// # Errors
-    /// See [`TlsError`]; the certificate in use then stays in use.
-    pub fn reload(&self, certificate: &Path, private_key: &Path) -> Result<(), TlsError> {
+    /// See [`TlsError`]; the certificate in use stays in use.
+    pub fn prepare(&self, certificate: &Path, private_key: &Path) -> Result<Renewed, TlsError> {
         let config = configure(certificate, private_key, self.tickets.clone())?;
-        self.current.store(Arc::new(config));
-        Ok(())
+        Ok(Renewed { tls: self.clone(), config: Arc::new(config) })
     }
 
     pub(super) async fn accept(&self, socket: Socket) -> io::Result<Stream> {
         let stream = TlsAcceptor::from(self.current.load_full()).accept(socket).await?;
         Ok(Either::Right(Box::new(stream)))
+    }
+}
+
+/// A certificate that was read and found good, and is not in use yet.
+pub struct Renewed {
+    tls: Tls,
+    config: Arc<ServerConfig>,
+}
+
+impl Renewed {
+    /// Shows it to connections that begin from now on.
+    pub fn install(self) {
+        self.tls.current.store(self.config);
+    }
+}
+
+impl fmt::Debug for Renewed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Renewed").finish_non_exhaustive()
     }
 }
 

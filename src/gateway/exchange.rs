@@ -15,11 +15,10 @@ use crate::clock;
 use crate::domain::{Action, AuditRecord, BootInstant, KeyRecord, Outcome, Rejection, RequestId, RouteId, Timestamp, is_traceparent};
 use crate::metrics::Metrics;
 
-use super::admit::Principal;
 use super::client_address::ClientAddress;
 use super::forward::{Meter, Share, TunnelEnd, TunnelOutcome};
 use super::limit::Standing;
-use super::policy::Route;
+use super::policy::{Grant, Route};
 use super::resolve::CachedKey;
 use super::target::Target;
 
@@ -55,6 +54,17 @@ pub struct Exchange {
     tunnelled_up: u64,
     is_complete: bool,
     books: Arc<Books>,
+}
+
+/// Evidence: the use is in the spool, so that it will be recorded whatever happens now (K16).
+#[derive(Clone, Copy, Debug)]
+pub struct Begun<'a>(&'a Exchange);
+
+impl<'a> Begun<'a> {
+    /// The exchange that has begun.
+    pub fn exchange(self) -> &'a Exchange {
+        self.0
+    }
 }
 
 /// Where an exchange is written down.
@@ -156,11 +166,11 @@ impl Exchange {
     ///
     /// # Errors
     /// [`Rejection::AuditUnavailable`]: what cannot be recorded must not happen.
-    pub fn begin(&mut self, principal: &Principal) -> Result<(), Rejection> {
-        let record = self.record(principal.record(), Outcome::Unknown);
+    pub fn begin(&mut self, grant: &Grant) -> Result<Begun<'_>, Rejection> {
+        let record = self.record(grant.principal().record(), Outcome::Unknown);
         self.ticket = Some(self.books.spool.begin(&record).map_err(|_| Rejection::AuditUnavailable)?);
         self.books.metrics.added_duration.observe(clock::boot_now().since(self.began).as_secs_f64());
-        Ok(())
+        Ok(Begun(self))
     }
 
     /// Notes that the request is refused, for the record and the log.

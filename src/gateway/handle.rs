@@ -77,22 +77,11 @@ impl Gateway {
         exchange.count(allowance.standing());
         let route = settings.policy.route(&target, &parts.method)?; // 404 no route
         exchange.follow(route);
-        let grant = route.grant(&principal, &target)?; // 403
+        let grant = route.grant(&principal, allowance, &target)?; // 403
         let assertion = settings.signer.assert(&grant, exchange.request(), &parts.method);
         exchange.hold(grant.share()?); // 503 when the firm has its share of the upstream
-        exchange.begin(&principal)?; // 503 when it cannot be audited
-        let forwarding = Forwarding {
-            upstream: grant.upstream(),
-            path_and_query: grant.target_as_forwarded().clone(),
-            host: target.authority(),
-            request_id: respond::request_id(exchange.request()),
-            assertion: (settings.signer.header().clone(), assertion.into_value()),
-            client: exchange.client(),
-            websocket: grant.websocket(),
-            declared_length: declared,
-            body_bytes_max: settings.request_body_max,
-            meter: exchange.meter().clone(),
-        };
+        let begun = exchange.begin(&grant)?; // 503 when it cannot be audited
+        let forwarding = Forwarding::new(&grant, &target, assertion, begun, declared, settings.request_body_max);
         let request = Request::from_parts(parts, body.take().expect("a request is sent once"));
         tokio::select! {
             biased;

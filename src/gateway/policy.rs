@@ -14,6 +14,7 @@ use crate::domain::{Rejection, RouteId};
 
 use super::admit::Principal;
 use super::forward::{Forwarder, Share, Upstream, Websocket};
+use super::limit::Allowance;
 use super::target::Target;
 
 /// All routes, compiled.
@@ -54,10 +55,11 @@ struct Destination {
 #[error("route {0}: {1}")]
 pub struct RouteError(String, String);
 
-/// Evidence: this principal may do this on this route.
+/// Evidence: this principal, whose request is counted, may do this on this route.
 #[derive(Debug)]
 pub struct Grant {
     principal: Principal,
+    _counted: Allowance,
     upstream: Arc<Upstream>,
     upstream_name: Arc<str>,
     target: PathAndQuery,
@@ -138,11 +140,12 @@ impl Route {
         }
     }
 
-    /// Decides what becomes of an admitted and counted request that this route matches.
+    /// Decides what becomes of an admitted and counted request that this route matches. A refusal gives nothing back: a
+    /// tool that hammers a forbidden route is slowed (contract, "The key").
     ///
     /// # Errors
     /// [`Rejection::RouteDenied`], [`Rejection::FirmMismatch`] or [`Rejection::PermissionMissing`].
-    pub fn grant(&self, principal: &Principal, target: &Target) -> Result<Grant, Rejection> {
+    pub fn grant(&self, principal: &Principal, counted: Allowance, target: &Target) -> Result<Grant, Rejection> {
         let destination = match &self.action {
             RouteAction::Deny(message) => return Err(Rejection::RouteDenied(message.clone())),
             RouteAction::Forward(destination) => destination,
@@ -155,6 +158,7 @@ impl Route {
         }
         Ok(Grant {
             principal: principal.clone(),
+            _counted: counted,
             upstream: destination.upstream.clone(),
             upstream_name: destination.name.clone(),
             target: destination.rewrite(target),

@@ -25,14 +25,17 @@ const BEYOND_PROOF_MAX: Duration = Duration::from_secs(5);
 
 static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 
-/// Evidence: a header value that an upstream can verify.
-#[derive(Clone, Debug)]
-pub struct Assertion(HeaderValue);
+/// Evidence: a header that an upstream can verify.
+#[derive(Debug)]
+pub struct Assertion {
+    header: HeaderName,
+    value: HeaderValue,
+}
 
 impl Assertion {
-    /// The compact JWS.
-    pub fn into_value(self) -> HeaderValue {
-        self.0
+    /// The header's name, and the compact JWS.
+    pub fn into_header(self) -> (HeaderName, HeaderValue) {
+        (self.header, self.value)
     }
 }
 
@@ -91,11 +94,6 @@ impl Signer {
         Self { keys, header, issuer, lifetime, generation: GENERATIONS.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// The name of the header that carries the assertion.
-    pub fn header(&self) -> &HeaderName {
-        &self.header
-    }
-
     /// The public keys, as upstreams fetch them.
     pub fn keys(&self) -> &KeyRing {
         &self.keys
@@ -103,16 +101,20 @@ impl Signer {
 
     /// The assertion for a granted request.
     pub fn assert(&self, grant: &Grant, request: RequestId, method: &Method) -> Assertion {
+        Assertion { header: self.header.clone(), value: self.value(grant, request, method) }
+    }
+
+    fn value(&self, grant: &Grant, request: RequestId, method: &Method) -> HeaderValue {
         if grant.asserts_each_request() {
             let target = grant.target_as_forwarded().as_str();
             let binding = Binding { request, method, target };
-            return Assertion(self.sign(grant, clock::wall_now(), Some(binding)).0);
+            return self.sign(grant, clock::wall_now(), Some(binding)).0;
         }
         let now = clock::wall_now();
         let mut cache = grant.principal().cached().assertions.0.lock();
         let known = cache.iter().find(|shared| shared.generation == self.generation && *shared.upstream == **grant.upstream_name());
         if let Some(shared) = known.filter(|shared| shared.fresh_from <= now && now < shared.fresh_until) {
-            return Assertion(shared.value.clone());
+            return shared.value.clone();
         }
         let (value, valid_for) = self.sign(grant, now, None);
         cache.retain(|shared| shared.generation == self.generation && *shared.upstream != **grant.upstream_name());
@@ -123,7 +125,7 @@ impl Signer {
             fresh_from: now,
             fresh_until: now.plus(valid_for / 2),
         });
-        Assertion(value)
+        value
     }
 
     fn sign(&self, grant: &Grant, now: Timestamp, binding: Option<Binding<'_>>) -> (HeaderValue, Duration) {

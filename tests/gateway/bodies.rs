@@ -147,7 +147,7 @@ fn what_follows_a_refused_body_is_never_taken_for_a_request() {
 
 #[test]
 fn a_body_that_comes_too_slowly_is_408() {
-    let gateway = Gateway::start();
+    let gateway = Gateway::with(|config| config["log"]["level"] = "debug".into());
     let key = gateway.key();
     let mut client = Client::connect(gateway.edge());
     client.send(Request::new("POST", "/slow").bearer(&key.secret).with("Content-Length", "1000").head()).expect("sent");
@@ -159,7 +159,7 @@ fn a_body_that_comes_too_slowly_is_408() {
         match client.answer() {
             Ok(answer) => Some(answer),
             Err(Broken::Silent) => None,
-            Err(broken) => panic!("the client is told why: {broken:?}\n{}", gateway.log()),
+            Err(broken) => panic!("the client is told why: {broken:?} after {:?}\n{}", began.elapsed(), gateway.log()),
         }
     });
     answer.expect_problem(408, "request_timeout");

@@ -405,8 +405,8 @@ fn a_firm_that_holds_its_share_of_an_upstream_does_not_keep_others_from_it() {
     let held = Arc::clone(&gate);
     gateway.upstream.answer(move |head| if head.start.contains("/held") { Reply::Held(Arc::clone(&held)) } else { Reply::ok() });
     let http2 = Http2::connect(gateway.edge());
-    let started: Vec<_> = (0..4).map(|_| http2.start(&Request::get("/held").bearer(&greedy.secret))).collect();
-    eventually!(SOON, gateway.upstream.count("/held") == 4);
+    let started: Vec<_> = (0..6).map(|_| http2.start(&Request::get("/held").bearer(&greedy.secret))).collect();
+    eventually!(SOON, gateway.upstream.count("/held") == 6);
     gateway.get(&greedy, "/more").expect_problem(503, "upstream_overloaded");
     gateway.get(&other, "/mine").expect(200);
     gate.open();

@@ -79,13 +79,15 @@ async fn a_reload_takes_effect_only_when_all_of_it_is_good() {
     let tls = Tls::load(&first, &first_key).unwrap();
     let edge = Edge::start(Options::new("edge"), Some(tls.clone()));
     let shows = async |certificate: &Path| dial(&edge, certificate, &[b"h2"]).await.is_ok();
-    let refused = |certificate: &Path, key: &Path| tls.reload(certificate, key).unwrap_err().to_string();
+    let refused = |certificate: &Path, key: &Path| tls.prepare(certificate, key).unwrap_err().to_string();
     assert!(shows(&first).await && !shows(&second).await);
     assert!(refused(&second, &first_key).contains("second.pem and"), "a key of another certificate");
     assert!(refused(&expired, &expired_key).ends_with("expired.pem: the certificate has expired"));
     assert!(refused(&first, &first).contains("first.pem: holds nothing"), "a certificate for a key");
     assert!(refused(&folder.path().join("none.pem"), &first_key).contains("none.pem: "));
     assert!(shows(&first).await && !shows(&second).await, "a bad reload changed something");
-    tls.reload(&second, &second_key).unwrap();
+    let prepared = tls.prepare(&second, &second_key).unwrap();
+    assert!(shows(&first).await, "read is not yet shown");
+    prepared.install();
     assert!(!shows(&first).await && shows(&second).await);
 }

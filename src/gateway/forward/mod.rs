@@ -40,6 +40,11 @@ use crate::config;
 use crate::dial::{Dialer, Endpoint, Scheme};
 use crate::domain::{FirmId, Rejection};
 use crate::gateway::client_address::ClientAddress;
+use crate::gateway::exchange::Begun;
+use crate::gateway::policy::Grant;
+use crate::gateway::respond;
+use crate::gateway::sign::Assertion;
+use crate::gateway::target::Target;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 
@@ -68,29 +73,50 @@ pub enum Websocket {
     Allowed,
 }
 
-/// Where a request goes, and what the gateway says about it.
+/// Where a request goes, and what the gateway says about it. Made of evidence alone, so that nothing is forwarded that
+/// was not admitted, counted, granted, signed and written down.
 #[derive(Debug)]
 pub struct Forwarding<'a> {
-    /// The service.
-    pub upstream: &'a Upstream,
+    upstream: &'a Upstream,
     /// What it is asked for: `Target::path_and_query`, or `Target::without_prefix`.
-    pub path_and_query: PathAndQuery,
+    path_and_query: PathAndQuery,
     /// `Target::authority`: upstreams see the host that the client named.
-    pub host: &'a HeaderValue,
-    /// `X-Request-Id`.
-    pub request_id: HeaderValue,
-    /// The assertion header.
-    pub assertion: (HeaderName, HeaderValue),
-    /// Who asks.
-    pub client: &'a ClientAddress,
-    /// Whether the route passes WebSockets on.
-    pub websocket: Websocket,
-    /// What [`check_declared_length`] found.
-    pub declared_length: DeclaredLength,
+    host: &'a HeaderValue,
+    request_id: HeaderValue,
+    assertion: (HeaderName, HeaderValue),
+    client: &'a ClientAddress,
+    websocket: Websocket,
+    declared_length: DeclaredLength,
     /// Where a body of undeclared length is cut.
-    pub body_bytes_max: u64,
+    body_bytes_max: u64,
     /// Counts the body.
-    pub meter: Arc<Meter>,
+    meter: Arc<Meter>,
+}
+
+impl<'a> Forwarding<'a> {
+    /// What is granted, of which the body is as long as it was `declared` to be and is cut at `body_bytes_max`.
+    pub fn new(
+        grant: &'a Grant,
+        target: &'a Target,
+        assertion: Assertion,
+        begun: Begun<'a>,
+        declared: DeclaredLength,
+        body_bytes_max: u64,
+    ) -> Self {
+        let exchange = begun.exchange();
+        Self {
+            upstream: grant.upstream(),
+            path_and_query: grant.target_as_forwarded().clone(),
+            host: target.authority(),
+            request_id: respond::request_id(exchange.request()),
+            assertion: assertion.into_header(),
+            client: exchange.client(),
+            websocket: grant.websocket(),
+            declared_length: declared,
+            body_bytes_max,
+            meter: exchange.meter().clone(),
+        }
+    }
 }
 
 /// What came of it.

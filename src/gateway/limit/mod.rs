@@ -41,8 +41,8 @@ pub struct Limiter {
     reservations: IntCounter,
 }
 
-/// Evidence: one request counted against the window.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Evidence: one request counted against the window. Not `Clone`: it pays for one.
+#[derive(PartialEq, Eq, Debug)]
 pub struct Allowance {
     standing: Standing,
 }

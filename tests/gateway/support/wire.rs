@@ -25,6 +25,8 @@ pub(crate) enum Broken {
     Silent,
     /// What came is not HTTP/1.1.
     Malformed(String),
+    /// Anything else that the socket says, which is no doing of the peer.
+    Other(io::ErrorKind),
 }
 
 impl From<io::Error> for Broken {
@@ -32,7 +34,8 @@ impl From<io::Error> for Broken {
         match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Silent,
             io::ErrorKind::UnexpectedEof => Self::Ended,
-            _ => Self::Reset,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => Self::Reset,
+            other => Self::Other(other),
         }
     }
 }
@@ -235,7 +238,13 @@ impl Wire {
 
     fn fill(&mut self) -> Result<(), Broken> {
         let mut piece = vec![0; 64 * 1024];
-        let count = self.stream.read(&mut piece)?;
+        let count = loop {
+            match self.stream.read(&mut piece) {
+                // With a receive timeout the kernel does not restart a read that anything interrupted (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         if count == 0 {
             return Err(Broken::Ended);
         }
