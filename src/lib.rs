@@ -45,3 +45,6 @@ pub mod ops;
 pub mod app;
 pub mod cli;
 pub mod demo;
+
+// Which rules are broken on purpose: none, unless compiled for the model.
+pub mod mutants;

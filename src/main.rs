@@ -23,6 +23,10 @@ fn main() -> ExitCode {
             Ok(config) => cli::finish(cli::token(&arguments, &config)),
             Err(error) => mistaken(&error),
         },
+        Command::Store(command) => match config::load_source(&config::find(command.configuration().config.as_deref())) {
+            Ok(config) => cli::finish(tasks::runtime().block_on(cli::store(&command, &config))),
+            Err(error) => mistaken(&error),
+        },
         Command::Client(command) => cli::finish(tasks::runtime().block_on(cli::execute_client(command))),
     }
 }

@@ -28,8 +28,11 @@ pub struct Metrics {
     pub key_cache_entries: IntGauge,
     pub store_duration: HistogramVec,
     pub store_errors: IntCounterVec,
+    pub store_setting_safe: IntGaugeVec,
     pub coherence_lease_remaining: prometheus::Gauge,
     pub revocation_propagation: Histogram,
+    pub tombstone_write_errors: IntCounter,
+    pub store_clock_leaps: IntCounter,
     pub rate_limit_decisions: IntCounterVec,
     pub rate_limit_reservations: IntCounter,
     pub audit_records: IntCounterVec,
@@ -77,6 +80,16 @@ impl Metrics {
             key_cache_entries: gauge("key_cache_entries", "Live keys in the cache."),
             store_duration: times("store_duration_seconds", "Time the store took, by operation.", &["operation"]),
             store_errors: counters("store_errors_total", "Calls that the store failed, by operation.", &["operation"]),
+            store_setting_safe: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "store_setting_safe",
+                        "1 if nothing that Redis acknowledged can be lost through the setting's value, 0 if it can; none with the embedded store.",
+                    ),
+                    &["setting", "value"],
+                ),
+            ),
             coherence_lease_remaining: seconds_gauge(
                 "coherence_lease_remaining_seconds",
                 "How long this replica may go on trusting its cache without hearing from the store; +Inf with the embedded store.",
@@ -84,6 +97,14 @@ impl Metrics {
             revocation_propagation: time(
                 "revocation_propagation_seconds",
                 "From a revocation's commit to the last replica's confirmation.",
+            ),
+            tombstone_write_errors: counter(
+                "tombstone_write_errors_total",
+                "Times that revocations could not be written to this gateway's own disk; the store has them.",
+            ),
+            store_clock_leaps: counter(
+                "store_clock_leaps_total",
+                "Times that the store's clock leapt forward, so that uses left their windows too early.",
             ),
             rate_limit_decisions: counters("rate_limit_decisions_total", "Window decisions: allowed or limited.", &["outcome"]),
             rate_limit_reservations: counter("rate_limit_reservations_total", "Calls to the store for permits."),

@@ -100,7 +100,7 @@ impl Follower {
         if let Some(greeting) = self.greeting.take() {
             return Ok(Some(greeting));
         }
-        let stopping = self.shared.state.tasks.stopping();
+        let draining = &self.shared.state.draining;
         let silent_since = clock::boot_now();
         loop {
             if clock::wall_now() >= self.expires {
@@ -118,7 +118,7 @@ impl Follower {
             if !page.more {
                 tokio::select! {
                     () = tokio::time::sleep(FOLLOW_POLL) => {}
-                    () = stopping.cancelled() => return Ok(None),
+                    () = draining.cancelled() => return Ok(None),
                 }
             }
         }

@@ -23,6 +23,7 @@ use super::request::{KeyInPath, Origin, StrictJson, StrictQuery};
 use super::server::{Inner, Shared};
 use super::views::{CreatedKey, Key, KeyLimits, KeyList, RevocationProof, RevokedKey, Status, status};
 use crate::clock;
+use crate::coherence::Change;
 use crate::domain::{Action, KeyId, KeyName, KeyRecord, KeySecret, KeyState, ParsedKey, UserId};
 use crate::store::{Creation, KeyView, NewKey, Revocation, RevokeRequest, StoreError};
 
@@ -241,13 +242,14 @@ pub(super) async fn revoke(
 
 impl Inner {
     async fn create_and_settle(&self, new: NewKey) -> Result<Creation, Problem> {
+        let asked = self.state.coherence.moment();
         let creation = self.ask("create", self.state.store.create(new)).await?;
         let committed = clock::boot_now();
         if let Creation::Created(record, partition, epoch) = &creation {
             self.state.metrics.audit_records.with_label_values(&["key.create", "allowed"]).inc();
             // The key exists and its text is nowhere but here: to withhold it now would leave a live key that
             // nobody holds. At worst another replica refuses it for the life of a negative cache entry.
-            if self.state.coherence.settle_creation(*partition, *epoch, committed).await.is_err() {
+            if self.state.coherence.settle_creation(Change { partition: *partition, epoch: *epoch, committed, asked }).await.is_err() {
                 tracing::warn!(key = %record.id, "a new key may be unknown to other replicas for a moment");
             }
         }
@@ -255,6 +257,7 @@ impl Inner {
     }
 
     async fn revoke_and_settle(&self, request: RevokeRequest) -> Result<(KeyRecord, RevocationProof), Problem> {
+        let asked = self.state.coherence.moment();
         let revocation = self.ask("revoke", self.state.store.revoke(request)).await?;
         let committed = clock::boot_now();
         let Revocation::Revoked { record, first, partition, epoch } = revocation else {
@@ -264,7 +267,7 @@ impl Inner {
             self.state.metrics.audit_records.with_label_values(&["key.revoke", "allowed"]).inc();
         }
         // Also where the key was revoked before: the call that did it may have ended in doubt.
-        let settled = self.state.coherence.settle_revocation(partition, epoch, record.digest, committed).await;
+        let settled = self.state.coherence.settle_revocation(Change { partition, epoch, committed, asked }, record.digest).await;
         let confirmations = settled.map_err(|_| Problem::RevocationUnconfirmed)?;
         Ok((record, RevocationProof::of(&confirmations)))
     }

@@ -17,6 +17,7 @@ use axum::body::Body;
 use axum::response::Response;
 use axum::{Router, middleware};
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -42,9 +43,10 @@ pub struct AdminState {
     pub settings: Arc<ArcSwap<Settings>>,
     /// Counts and times.
     pub metrics: Metrics,
-    /// The group that changes run in, so that none is left half done when its caller goes away; when the group is
-    /// asked to end, followers of the log are let go.
+    /// The group that changes run in, so that none is left half done when its caller goes away.
     pub tasks: Tasks,
+    /// When it fires, followers of the log are let go.
+    pub draining: CancellationToken,
 }
 
 /// The socket address of the caller, as a request's extension.

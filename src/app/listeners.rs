@@ -23,9 +23,10 @@ use crate::edge::{self, Drain, Listener, Options, OwnRefusal, Peer, ProxyProtoco
 use crate::gateway::{self, Caller, Gateway, Transport};
 use crate::metrics::Metrics;
 use crate::ops;
+use crate::store::Health;
 use crate::tasks::Tasks;
 
-use super::{StartError, descriptors};
+use super::{StartError, descriptors, readiness};
 
 /// Connections at once on the admin and on the ops listener: people, dashboards and scrapers.
 const INNER_CONNECTIONS_MAX: usize = 1_000;
@@ -64,9 +65,11 @@ pub struct Certificates {
 }
 
 impl Listeners {
-    /// Turns `/readyz` red.
-    pub(super) fn show_not_ready(&self) {
+    /// Turns `/readyz` red, and asks clients to go elsewhere while they are still served.
+    pub(super) fn announce_end(&self) {
         self.draining.store(true, Ordering::SeqCst);
+        self.edge.drain.announce();
+        self.admin.drain.announce();
     }
 }
 
@@ -106,11 +109,11 @@ pub(super) struct EarlyOps {
 }
 
 /// Serves ops before anything else, so that orchestrators and Prometheus see why a gateway is not ready.
-pub(super) fn open_ops(config: &Config, jwks: &serde_json::Value, metrics: &Metrics) -> Result<EarlyOps, StartError> {
+pub(super) fn open_ops(config: &Config, jwks: &serde_json::Value, health: &Arc<Health>, metrics: &Metrics) -> Result<EarlyOps, StartError> {
     let draining = Arc::new(AtomicBool::new(false));
     let behind = Arc::new(OnceLock::new());
     let bound = bind("ops", config.ops.listen.addresses())?;
-    let running = serve_ops(bound, behind.clone(), Bytes::from(jwks.to_string()), draining.clone(), metrics);
+    let running = serve_ops(bound, behind.clone(), readiness::waiting(health), Bytes::from(jwks.to_string()), draining.clone(), metrics);
     Ok(EarlyOps { running, draining, behind })
 }
 
@@ -173,6 +176,7 @@ fn serve_admin(bound: Vec<(Listener, SocketAddr)>, state: AdminState, tls: Optio
 fn serve_ops(
     bound: Vec<(Listener, SocketAddr)>,
     behind: Arc<OnceLock<(Arc<Gateway>, Checks)>>,
+    waiting: Checks,
     first_jwks: Bytes,
     draining: Arc<AtomicBool>,
     metrics: &Metrics,
@@ -182,8 +186,7 @@ fn serve_ops(
         Some((gateway, _)) => Bytes::from(gateway.settings.load().jwks().to_string()),
         None => first_jwks.clone(),
     });
-    let waiting = || vec![ops::Check { name: "store", ok: false, detail: "the store has not answered yet".into() }];
-    let checks: Checks = Arc::new(move || behind.get().map_or_else(waiting, |(_, checks)| checks()));
+    let checks: Checks = Arc::new(move || behind.get().map_or_else(|| waiting(), |(_, checks)| checks()));
     let handler = ops::handler(ops::OpsState { metrics: metrics.clone(), checks, draining, jwks });
     serve(bound, inner_options("ops"), None, metrics, handler)
 }

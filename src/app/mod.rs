@@ -9,6 +9,7 @@ mod descriptors;
 mod drain;
 mod files;
 mod listeners;
+mod readiness;
 mod reload;
 mod start;
 

@@ -1,7 +1,8 @@
 //! From a configuration to a running gateway, and from a signal to its end.
 //!
-//! The order matters: what an earlier life left in the spool is shipped before windows are rebuilt from the log, the epoch
-//! is learnt before a key may be cached, and nothing but ops, not ready, listens before all of that is done.
+//! The order matters: the store must be the known one before anything is sent to it, what an earlier life left in the spool
+//! is shipped before windows are rebuilt from the log, the epoch is learnt before a key may be cached, and nothing but
+//! ops, not ready, listens before all of that is done.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,29 +15,27 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, AdminState};
 use crate::audit::{self, Spool};
 use crate::clock;
-use crate::coherence::Coherence;
+use crate::coherence::{Coherence, Memory, Strangers};
 use crate::config::reload::{LOOK_INTERVAL, Watch};
 use crate::config::{self, Config, Source};
 use crate::demo;
-use crate::domain::{BootInstant, KeyNamespace};
+use crate::domain::KeyNamespace;
 use crate::edge;
 use crate::fetch;
 use crate::gateway::{Books, Gateway, Keyring, Limiter, Settings};
 use crate::metrics::Metrics;
-use crate::ops::Check;
 use crate::signing::{KeyRing, SigningKey};
 use crate::store::embedded::EmbeddedStore;
-use crate::store::{MeteredStore, RedisStore, Store, StoreError};
+use crate::store::{Health, MeteredStore, Partition, RedisStore, Store, StoreError};
 use crate::tasks::Tasks;
 
-use super::listeners::{self, Checks, Listeners};
-use super::{StartError, banner, drain, reload};
+use super::listeners::{self, Listeners};
+use super::{StartError, banner, drain, readiness, reload};
 
 /// File of the signing key that is made where none is configured, in the store's folder.
 const SIGNING_KEY_FILE: &str = "signing.pem";
-/// Between attempts to reach a Redis that is away at the start, and between two lines that say so.
+/// Between attempts to reach a Redis that is away at the start.
 const STORE_RETRY: Duration = Duration::from_millis(250);
-const WAITING_NOTICE: Duration = Duration::from_secs(5);
 /// How long background tasks may take to end.
 const TASKS_STOP_MAX: Duration = Duration::from_secs(10);
 
@@ -58,6 +57,8 @@ pub struct Started {
     pub listeners: Listeners,
     /// The metrics.
     pub metrics: Metrics,
+    /// Lets followers of the log go, so that the admin listener need not wait for them.
+    pub followers_end: CancellationToken,
     /// Ends the shipping, after everything else has ended.
     pub shipping: (Tasks, CancellationToken),
 }
@@ -81,7 +82,14 @@ pub async fn run(source: Source, program: &str) -> Result<(), StartError> {
     let demo = Demo::listen(&written)?;
     let address = demo.as_ref().map(|demo| demo.address);
     let config = demo::resolve(written, address);
-    let started = start(&config).await?;
+    let mut signals = drain::Signals::new();
+    let started = tokio::select! {
+        started = start(&config) => started?,
+        () = signals.next() => {
+            tracing::info!("told to end before it had started; nothing was accepted");
+            return Ok(());
+        }
+    };
     if let Some(demo) = demo {
         demo.serve(&started, &config)?;
         banner::show(&started, &config, program).await;
@@ -90,7 +98,7 @@ pub async fn run(source: Source, program: &str) -> Result<(), StartError> {
     if let Some(watch) = watch {
         reload::watch(&started, watch, config.clone(), address);
     }
-    drain::until_signalled(started, config.edge.drain).await;
+    drain::until_signalled(started, signals, &config.edge).await;
     Ok(())
 }
 
@@ -126,21 +134,27 @@ impl Demo {
 async fn start(config: &Config) -> Result<Started, StartError> {
     let metrics = Metrics::new();
     let tasks = Tasks::new();
+    let health = Health::new(&metrics);
     let spool = open_spool(config, &metrics).await?;
     let own_keys = Arc::new(KeyRing::new(vec![SigningKey::load_or_create(&config.own_folder().join(SIGNING_KEY_FILE))?])?);
     let jwks = signing_keys(config, &own_keys)?.jwks();
-    let ops = listeners::open_ops(config, &jwks, &metrics)?;
-    let store: Arc<dyn Store> = MeteredStore::new(open_store(config, &tasks).await?, &metrics);
-    until_answered(config, || audit::catch_up(&spool, store.as_ref())).await?;
-    let coherence = Coherence::new(store.clone(), spool.replica().clone(), clock::fresh_uuid(), &metrics);
-    until_answered(config, || coherence.join()).await?;
+    let ops = listeners::open_ops(config, &jwks, &health, &metrics)?;
+    let store: Arc<dyn Store> = MeteredStore::new(open_store(config, &health, &tasks).await?, &metrics, &health);
+    let memory = open_memory(config).await?;
+    let coherence = Coherence::remembering(store.clone(), spool.replica().clone(), clock::fresh_uuid(), &metrics, memory);
+    until_answered(config, &health, || coherence.join()).await?;
+    tasks.spawn("coherence", coherence.clone().keep(tasks.stopping()));
+    until_answered(config, &health, || audit::catch_up(&spool, store.as_ref())).await?;
     let settings = Settings::build(config, signing_keys(config, &own_keys)?, &tasks, &metrics, None)?;
+    let limiter = Arc::new(Limiter::new(store.clone(), coherence.clone(), &metrics));
+    let uses = Arc::downgrade(&limiter);
+    coherence.recall_from(Box::new(move |partition| uses.upgrade().map(|limiter| limiter.recall(partition)).unwrap_or_default()));
     let namespace = KeyNamespace::parse(&config.keys.prefix).expect("config checks keys.prefix");
     let gateway = Arc::new(Gateway {
         namespace: namespace.clone(),
         keyring: Keyring::new(store.clone(), coherence.clone(), &metrics),
         coherence: coherence.clone(),
-        limiter: Limiter::new(store.clone(), &metrics),
+        limiter,
         settings: ArcSwap::from_pointee(settings),
         books: Arc::new(Books { spool: spool.clone(), metrics: metrics.clone() }),
         tasks: tasks.clone(),
@@ -154,63 +168,50 @@ async fn start(config: &Config) -> Result<Started, StartError> {
         settings: admin.clone(),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
+        draining: CancellationToken::new(),
     };
-    let listeners = listeners::open(config, ops, &gateway, state, checks(&coherence, &spool), &metrics)?;
+    let followers_end = state.draining.clone();
+    let listeners = listeners::open(config, ops, &gateway, state, readiness::checks(&health, &coherence, &spool), &metrics)?;
     let (shipping, end_shipping) = (Tasks::new(), CancellationToken::new());
     shipping.spawn("ship", audit::ship(spool.clone(), store.clone(), config.audit.stream_max_age, metrics.clone(), end_shipping.clone()));
-    tasks.spawn("coherence", coherence.keep(tasks.stopping()));
-    Ok(Started { gateway, admin, own_keys, tasks, spool, store, listeners, metrics, shipping: (shipping, end_shipping) })
+    tasks.spawn("store settings", health.watch_settings(store.clone(), tasks.stopping()));
+    Ok(Started { gateway, admin, own_keys, tasks, spool, store, listeners, metrics, followers_end, shipping: (shipping, end_shipping) })
 }
 
-async fn open_store(config: &Config, tasks: &Tasks) -> Result<Arc<dyn Store>, StartError> {
+async fn open_store(config: &Config, health: &Health, tasks: &Tasks) -> Result<Arc<dyn Store>, StartError> {
     if let Some(redis) = &config.store.redis {
-        let opened = until_answered(config, || RedisStore::open(redis, &config.audit.stream, tasks)).await?;
+        let opened = until_answered(config, health, || RedisStore::open(redis, &config.audit.stream, tasks)).await?;
         return Ok(opened);
     }
     let folder = config.own_folder();
     Ok(crate::tasks::blocking(move || EmbeddedStore::open(&folder)).await?)
 }
 
-/// A Redis that does not answer may be on its way up, so it is waited for; what waiting does not mend ends the start.
-async fn until_answered<T, F>(config: &Config, mut ask: impl FnMut() -> F) -> Result<T, StoreError>
+/// What this gateway wrote down of a store elsewhere; one in its own folder needs none of it.
+async fn open_memory(config: &Config) -> Result<Memory, StoreError> {
+    let Some(redis) = &config.store.redis else { return Ok(Memory::default()) };
+    let strangers = if redis.allow_unsafe { Strangers::Accepted } else { Strangers::Refused };
+    let folder = config.own_folder();
+    let opened = crate::tasks::blocking(move || Memory::open(&folder, strangers).map_err(|error| (error, folder))).await;
+    opened.map_err(|(error, folder)| StoreError::Unsafe(format!("cannot use the files about the store in {folder:?}: {error}")))
+}
+
+/// A Redis that does not answer, or not yet as it should, is waited for: it may be on its way up, a replica about to be
+/// promoted, or without the password that somebody is about to set. What waiting does not mend ends the start: its
+/// version, its layout, its settings.
+async fn until_answered<T, F>(config: &Config, health: &Health, mut ask: impl FnMut() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let mut said_at: Option<BootInstant> = None;
     loop {
         match ask().await {
-            Err(StoreError::Unavailable(why)) if config.store.redis.is_some() => {
-                let now = clock::boot_now();
-                if said_at.is_none_or(|said| now.since(said) >= WAITING_NOTICE) {
-                    tracing::warn!(%why, "waiting for Redis; only the ops listener answers, and it is not ready");
-                    said_at = Some(now);
-                }
+            Err(error @ StoreError::Unavailable(_)) if config.store.redis.is_some() => {
+                health.failed(Partition(0), &error);
                 tokio::time::sleep(STORE_RETRY).await;
             }
             result => return result,
         }
     }
-}
-
-/// What must work before requests are sent here.
-fn checks(coherence: &Arc<Coherence>, spool: &Arc<Spool>) -> Checks {
-    let (coherence, spool) = (coherence.clone(), spool.clone());
-    Arc::new(move || {
-        let (is_coherent, has_room) = (coherence.is_coherent(), spool.has_room());
-        let detail = |ok: bool, good: &str, bad: &str| if ok { good.to_owned() } else { bad.to_owned() };
-        vec![
-            Check {
-                name: "coherence",
-                ok: is_coherent,
-                detail: detail(is_coherent, "every change to keys is known here", "this replica cannot prove that its keys are current"),
-            },
-            Check {
-                name: "audit",
-                ok: has_room,
-                detail: detail(has_room, "uses can be recorded", "the spool is full or cannot be written"),
-            },
-        ]
-    })
 }
 
 async fn open_spool(config: &Config, metrics: &Metrics) -> Result<Arc<Spool>, StartError> {

@@ -22,6 +22,7 @@ use crate::clock;
 use crate::config;
 use crate::domain::{AuditRecord, Outcome, ReplicaId};
 use crate::metrics::Metrics;
+use crate::mutants::{self, Mutant};
 
 /// Bytes of a segment: some ten thousand uses, and a few milliseconds to preallocate.
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
@@ -106,7 +107,7 @@ impl Core {
             );
         }
         self.keep_room();
-        for id in begun {
+        for id in begun.into_iter().filter(|_| !mutants::active(Mutant::NoUnknownEnd)) {
             self.close_unknown(id).map_err(|error| self.folder.unusable(self.folder.path(), error))?;
             self.keep_room();
         }
@@ -127,6 +128,9 @@ impl Core {
 impl Core {
     /// Writes a BEGIN and promises room for its END; answers the END's limit in bytes.
     pub(super) fn begin(&self, record: &AuditRecord) -> Result<u32, SpoolFull> {
+        if mutants::active(Mutant::NoBegin) {
+            return Ok(ENTRY_BYTES_MAX);
+        }
         let (limit, end) = entry::with_record(record, BEGIN_BYTES_MAX, |frame| {
             let mut log = self.log.lock();
             self.wait_for_room(&mut log, Log::price(frame))?;

@@ -8,6 +8,7 @@ mod activity;
 mod client;
 mod keys;
 mod span;
+mod store;
 mod terminal;
 mod token;
 
@@ -25,6 +26,7 @@ use crate::{admin, config};
 pub use activity::ActivityArguments;
 pub use client::Server;
 pub use keys::KeysCommand;
+pub use store::{StoreCommand, store};
 pub use token::{TokenArguments, token};
 
 /// API-key gateway of Assure Pro. Without a command and without a configuration it runs a demo.
@@ -45,6 +47,9 @@ pub enum Command {
     Check(ConfigArgument),
     /// Sign a user token with the local issuer's key, for the demo and for tests.
     Token(TokenArguments),
+    /// Move everything from one store to another; no gateway may run on either.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// What a client does.
     #[command(flatten)]
     Client(ClientCommand),
@@ -185,6 +190,10 @@ mod tests {
             "assure-gateway activity --since 2026-11-23T18:30:00Z",
             "assure-gateway token --firm f --user u",
             "assure-gateway token --firm f --user u --name N --permission a --permission b --lifetime 12h --config c.yaml",
+            "assure-gateway store export",
+            "assure-gateway store export --config old.yaml --output moved.jsonl",
+            "assure-gateway store import --config new.yaml --input moved.jsonl",
+            "assure-gateway store import --input -",
             "assure-gateway schema",
             "assure-gateway openapi",
             "assure-gateway completions bash",
@@ -207,6 +216,8 @@ mod tests {
             "assure-gateway activity --limit 0",
             "assure-gateway token --firm f",
             "assure-gateway token --firm f --user u --lifetime 0s",
+            "assure-gateway store",
+            "assure-gateway store export --input moved.jsonl",
             "assure-gateway completions cobol",
         ] {
             assert_eq!(parse(line).map_err(|error| error.exit_code()).err(), Some(2), "{line}");

@@ -5,6 +5,7 @@
 //! is odd but may be meant goes to `warnings`, never here.
 
 mod routes;
+mod store;
 mod upstreams;
 mod warnings;
 
@@ -17,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 use super::document::{Label, Node, Spot};
 use super::mistakes::Finding;
 use super::position::{Part, place};
-use super::{Admin, Assertion, Audit, Auth, Config, Edge, Issuer, Jwks, Keys, Limits, Listen, SpoolSync, Store, Tls};
+use super::{Admin, Assertion, Audit, Auth, Config, Edge, Issuer, Jwks, Keys, Limits, Listen, SpoolSync, Tls};
 use crate::domain::KeyNamespace;
 
 pub use warnings::warnings;
@@ -30,9 +31,6 @@ const REQUESTS_PER_MINUTE_MAX: u32 = 1_000_000;
 
 /// Shortest and longest life of an assertion: room for a hop and a clock that is a little off; too short to be worth stealing.
 const ASSERTION_LIFETIME: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
-
-/// Shortest and longest coherence lease: four renewals must fit into it, and a revocation waits for no longer.
-const COHERENCE_LEASE: std::ops::RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(10);
 
 /// Least room of the spool, in bytes: two segments.
 const SPOOL_BYTES_MIN: u64 = 1024 * 1024;
@@ -49,7 +47,7 @@ pub(super) fn check(config: &Config, text: &str, root: &Node, known: &[Finding])
     check_listeners(config, &mut checks);
     check_edge(&config.edge, &mut checks);
     check_admin(&config.admin, &mut checks);
-    check_store(&config.store, &mut checks);
+    store::check(config, &mut checks);
     check_keys(&config.keys, &mut checks);
     check_limits(&config.limits, &mut checks);
     check_assertion(&config.assertion, &mut checks);
@@ -161,8 +159,10 @@ fn check_edge(edge: &Edge, checks: &mut Checks<'_>) {
             checks.refuse(&at(name), "with 0 nobody can connect; expected 1 or more");
         }
     }
-    if edge.drain > DRAIN_MAX {
-        checks.refuse(&at("edge.drain"), "expected at most 10m");
+    for (name, span) in [("edge.drain", edge.drain), ("edge.drain_notice", edge.drain_notice)] {
+        if span > DRAIN_MAX {
+            checks.refuse(&at(name), "expected at most 10m");
+        }
     }
 }
 
@@ -188,40 +188,6 @@ fn check_folder(path: &Path, here: &At, checks: &mut Checks<'_>) {
         checks.refuse(here, "expected the path of a folder, like data");
     } else if path.exists() && !path.is_dir() {
         checks.refuse(here, "this exists and is not a folder");
-    }
-}
-
-fn check_store(store: &Store, checks: &mut Checks<'_>) {
-    if let Some(embedded) = &store.embedded {
-        check_folder(&embedded.path, &at("store.embedded.path"), checks);
-    }
-    let Some(redis) = &store.redis else { return };
-    if store.embedded.is_some() {
-        checks.refuse(&at("store"), "expected exactly one of `embedded` and `redis`; remove the other");
-    }
-    let is_redis = redis
-        .url
-        .reveal()
-        .parse::<http::Uri>()
-        .is_ok_and(|uri| matches!(uri.scheme_str(), Some("redis" | "rediss")) && uri.host().is_some());
-    if !is_redis {
-        checks.refuse(&at("store.redis.url"), "expected redis:// or rediss://, a host and perhaps a port, like redis://127.0.0.1:6379");
-    }
-    for (name, later) in [("store.redis.sentinel", &redis.sentinel), ("store.redis.cluster", &redis.cluster)] {
-        if later.is_some() {
-            checks.refuse(&at(name), "not in this version: it speaks to one Redis, named by `url`");
-        }
-    }
-    if redis.partitions != 1 {
-        checks.refuse(&at("store.redis.partitions"), "expected 1: this version keeps every firm in one partition");
-    }
-    if !COHERENCE_LEASE.contains(&redis.coherence_lease) {
-        checks.refuse(&at("store.redis.coherence_lease"), "expected a span from 500ms to 10s");
-    }
-    for (name, file) in [("store.redis.ca", &redis.ca), ("store.redis.password_file", &redis.password_file)] {
-        if let Some(file) = file {
-            check_file(file, &at(name), checks);
-        }
     }
 }
 

@@ -18,7 +18,7 @@ use super::mistakes::{Finding, suggestion};
 use super::position::Part;
 
 /// What would be right where serde's own words would not say it.
-const WANTED: [(&str, &str); 23] = [
+const WANTED: [(&str, &str); 26] = [
     ("edge.listen", "an address like 127.0.0.1:8080, or a list of them"),
     ("admin.listen", "an address like 127.0.0.1:8081, or a list of them"),
     ("ops.listen", "an address like 127.0.0.1:9090, or a list of them"),
@@ -33,6 +33,9 @@ const WANTED: [(&str, &str); 23] = [
     ("assertion.signing_keys[]", "{ file: PATH }"),
     ("store.embedded", "{ path: FOLDER }"),
     ("store.redis", "{ url: redis://HOST:6379 }"),
+    ("store.redis.sentinel", "{ nodes: [HOST:26379], master: NAME }"),
+    ("store.redis.cluster", "{ nodes: [HOST:6379] }"),
+    ("store.redis.client_certificate", "{ certificate: FILE, private_key: FILE }"),
     ("audit.spool", "{ path: FOLDER, size_max: 1GiB, sync: 1s }"),
     ("upstreams", "upstreams by name, like ledger: { endpoints: [http://127.0.0.1:9000] }"),
     ("upstreams.*", "{ endpoints: [http://127.0.0.1:9000] }"),

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::warnings;
 pub use load::{ConfigError, DEMO_ENDPOINT, Mistake, Mistakes, Source, find, load, load_source, parse, schema};
-pub use store::{Embedded, Later, Redis, RedisUrl, Store};
+pub use store::{Cluster, Embedded, Redis, RedisUrl, Revocations, Sentinel, ServerAddress, Store};
 pub use units::{ByteCount, UnitError};
 
 /// The whole configuration.
@@ -98,7 +98,11 @@ pub struct Edge {
     pub connections_max: usize,
     /// Most connections at once from one client address. Needs a restart.
     pub connections_per_address_max: usize,
-    /// How long requests may go on after SIGTERM before they are cut. Needs a restart.
+    /// How long everything is still served after SIGTERM while `/readyz` is red; longer than a load balancer takes to notice. Needs a restart.
+    #[serde(with = "units::span")]
+    #[schemars(with = "units::Span")]
+    pub drain_notice: Duration,
+    /// How long requests may then go on before they are cut. Needs a restart.
     #[serde(with = "units::span")]
     #[schemars(with = "units::Span")]
     pub drain: Duration,
@@ -113,6 +117,7 @@ impl Default for Edge {
             proxy_protocol: false,
             connections_max: 20_000,
             connections_per_address_max: 2_000,
+            drain_notice: Duration::from_secs(2),
             drain: Duration::from_secs(30),
         }
     }

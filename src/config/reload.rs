@@ -104,6 +104,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("edge.connections_max", old.edge.connections_max != new.edge.connections_max),
         ("edge.connections_per_address_max", old.edge.connections_per_address_max != new.edge.connections_per_address_max),
         ("edge.drain", old.edge.drain != new.edge.drain),
+        ("edge.drain_notice", old.edge.drain_notice != new.edge.drain_notice),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("admin.tls", old.admin.tls.is_some() != new.admin.tls.is_some()),
         ("ops.listen", old.ops.listen != new.ops.listen),

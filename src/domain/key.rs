@@ -180,6 +180,27 @@ impl KeyDigest {
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// 64 hexadecimal digits in lower case.
+    pub fn hex(&self) -> String {
+        use fmt::Write;
+        self.0.iter().fold(String::with_capacity(64), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("writing to memory does not fail");
+            text
+        })
+    }
+
+    /// The digest that such digits spell, if they are 64.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        for (place, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(text.get(2 * place..2 * place + 2)?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
 }
 
 impl fmt::Debug for KeyDigest {
@@ -371,6 +392,15 @@ mod tests {
         #[test]
         fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
             prop_assert!(namespace().parse_key(&bytes).is_none());
+        }
+    }
+
+    #[test]
+    fn a_digest_reads_back_from_hex_and_garbage_does_not() {
+        let known = KeyDigest::from_bytes([0xa5; 32]);
+        assert_eq!(KeyDigest::from_hex(&known.hex()), Some(known));
+        for garbage in ["a5".to_owned(), "+a".repeat(32), "é".repeat(32)] {
+            assert_eq!(KeyDigest::from_hex(&garbage), None, "{garbage:?}");
         }
     }
 }

@@ -32,6 +32,17 @@ pub struct GrantReport {
     pub uses: Vec<Duration>,
 }
 
+/// A use of which the store is told again, since it may have forgotten it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecalledUse {
+    /// The grant that it was a permit of.
+    pub grant: GrantId,
+    /// Its place in the report of that grant, from 1.
+    pub number: u32,
+    /// How long ago.
+    pub age: Duration,
+}
+
 /// What a window answers to a request for permits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {

@@ -1,7 +1,9 @@
-//! How a listener ends: it stops accepting, asks each connection to leave after what it is doing, and cuts the rest.
+//! How a listener ends: it asks connections to leave after what they are doing, stops accepting, and cuts the rest.
 //!
-//! HTTP/1.1 connections finish the request at hand and close, idle ones close at once; HTTP/2 connections say GOAWAY
-//! and finish their streams. The deadline after which the rest is cut belongs to [`super::Options::drain`].
+//! Whoever balances load must be able to look once more before a door closes. So first everything is served as before,
+//! but HTTP/1.1 answers say `Connection: close` and HTTP/2 connections say GOAWAY: clients that are busy have gone when the
+//! listener stops accepting, and nobody sends into a connection that is just being closed. Then HTTP/1.1 connections
+//! finish the request at hand and close, idle ones close at once; HTTP/2 connections finish their streams. The deadline after which the rest is cut belongs to [`super::Options::drain`].
 
 use std::sync::Arc;
 
@@ -12,6 +14,8 @@ use tokio::sync::watch;
 pub(super) enum Phase {
     /// Connections come and stay.
     Open,
+    /// Connections may still come, and each is asked to go after its next request.
+    Announced,
     /// No new connections; those that are here finish and go.
     Leaving,
     /// What is still here ends now.
@@ -26,6 +30,11 @@ impl Drain {
     /// A handle for listeners that are open.
     pub fn new() -> Self {
         Self(Arc::new(watch::Sender::new(Phase::Open)))
+    }
+
+    /// Goes on serving, and asks every connection to go elsewhere after its next request.
+    pub fn announce(&self) {
+        self.advance(Phase::Announced);
     }
 
     /// Stops accepting and lets every connection finish; `Server::serve` then returns after `Options::drain` at the latest.
@@ -66,6 +75,11 @@ impl Watch {
     pub(super) async fn reached(&mut self, phase: Phase) {
         let _ = self.0.wait_for(|now| *now >= phase).await;
     }
+
+    /// Whether this phase or a later one has come.
+    pub(super) fn is_at(&self, phase: Phase) -> bool {
+        *self.0.borrow() >= phase
+    }
 }
 
 #[cfg(test)]
@@ -78,6 +92,8 @@ mod tests {
         let mut watch = drain.watch();
         drain.cut();
         drain.begin();
+        drain.announce();
+        assert!(watch.is_at(Phase::Announced));
         watch.reached(Phase::Leaving).await;
         watch.reached(Phase::Cut).await;
         assert_eq!(*drain.0.borrow(), Phase::Cut);

@@ -85,8 +85,14 @@ impl Server {
         );
         let stopping = server.tasks.stopping();
         let mut asked = server.drain.watch();
+        let announcing = async {
+            asked.reached(Phase::Announced).await;
+            ours.announce();
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             _ = accepting => {}
+            () = announcing => {}
             () = stopping.cancelled() => ours.cut(),
         }
         ours.begin();

@@ -24,7 +24,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -61,15 +61,20 @@ where
     let peer = Arc::new(peer);
     let turn = Arc::new(Turn(Mutex::new(Stage::Head)));
     let wire = Wire::new(stream, turn.clone(), peer.clone(), server, phase.clone());
+    let phase_of_calls = phase.clone();
     let calls = service_fn(|request: Request<Incoming>| {
         turn.enter(Stage::Serving);
         let turn = turn.clone();
         let method = request.method().clone();
         let answer = service(request, peer.clone());
+        let phase = phase_of_calls.clone();
         async move {
-            let answer = answer.await;
+            let mut answer = answer.await;
             if becomes_tunnel(&method, answer.status()) {
                 turn.enter(Stage::Tunnel);
+            } else if phase.is_at(Phase::Announced) {
+                // hyper closes the connection behind an answer that says so.
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer.map(|body| Observed::new(body, turn)))
         }

@@ -92,7 +92,9 @@ where
     let mut connection = pin!(connection);
     let mut age = pin!(tokio::time::sleep(spread(limits.age)));
     let mut idle = Idle::new(streams.open, limits.idle);
-    let mut next = Phase::Leaving;
+    // Who comes after the announcement is let stay until the end of it: told to go before its first request, it could
+    // only come again.
+    let mut next = if phase.is_at(Phase::Announced) { Phase::Leaving } else { Phase::Announced };
     loop {
         tokio::select! {
             biased;
@@ -104,7 +106,7 @@ where
             }
             () = phase.reached(next) => if next == Phase::Cut { return },
             () = idle.passed() => if next == Phase::Cut { return },
-            () = &mut age, if next == Phase::Leaving => {}
+            () = &mut age, if next != Phase::Cut => {}
         }
         next = Phase::Cut;
         idle.shorten(LEAVING_IDLE);

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use crate::domain::{BootInstant, FirmId, FirmTag, FrozenPermissions, KeyDigest, KeyId, KeyRecord, Rejection};
 
+use crate::store::Partition;
+
 use super::resolve::{CachedKey, Resolved, Standing};
 
 /// Evidence: a live key, now, on a coherent replica.
@@ -30,8 +32,8 @@ impl Principal {
     }
 
     /// Where the key's firm lives.
-    pub fn tag(&self) -> FirmTag {
-        FirmTag::of(&self.key.record.firm_id)
+    pub fn place(&self) -> (FirmTag, Partition) {
+        (FirmTag::of(&self.key.record.firm_id), self.key.partition)
     }
 
     /// The firm that the request acts for (K10).

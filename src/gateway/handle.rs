@@ -21,6 +21,7 @@ use crate::clock;
 use crate::coherence::Coherence;
 use crate::domain::{KeyNamespace, Rejection, RequestId};
 use crate::metrics::Metrics;
+use crate::mutants::{self, Mutant};
 use crate::tasks::Tasks;
 
 use super::answer::{AnswerBody, Cut};
@@ -42,7 +43,7 @@ pub struct Gateway {
     /// Knows what has changed.
     pub coherence: Arc<Coherence>,
     /// Counts.
-    pub limiter: Limiter,
+    pub limiter: Arc<Limiter>,
     /// Routes, upstreams, signer, limits.
     pub settings: ArcSwap<Settings>,
     /// Spool and metrics.
@@ -69,7 +70,7 @@ impl Gateway {
         let principal = admit::admit(resolved)?; // 401 revoked, 503 replica out of coherence
         exchange.allow(self.limiter.standing(principal.key_id(), settings.requests_per_minute));
         let declared = forward::check_declared_length(&parts.headers, settings.request_body_max)?; // 413, audited, costs no permit
-        let taken = self.limiter.take(principal.key_id(), principal.tag(), settings.requests_per_minute).await;
+        let taken = self.limiter.take(principal.key_id(), principal.place(), settings.requests_per_minute).await;
         if taken.is_err() {
             exchange.allow(self.limiter.standing(principal.key_id(), settings.requests_per_minute)); // as the store now sees it
         }
@@ -85,7 +86,7 @@ impl Gateway {
         let request = Request::from_parts(parts, body.take().expect("a request is sent once"));
         tokio::select! {
             biased;
-            () = self.coherence.revoked(principal.digest()) => Err(admit::revoked().into()), // 401, also in mid-flight
+            () = self.coherence.revoked(principal.digest()), if !mutants::active(Mutant::NoLastLook) => Err(admit::revoked().into()), // 401, also in mid-flight
             sent = settings.forwarder.send(request, &forwarding) => sent, // 413, 408, 502, 503, 504
         }
     }

@@ -26,8 +26,9 @@ impl Subject {
     }
 }
 
-/// Runs every promise below against each store: the embedded one in a folder of its own, and Redis on a server of its
-/// own, which is killed without warning whenever the store is opened again.
+/// Runs every promise below against each store: the embedded one in a folder of its own; Redis on a server of its own,
+/// which is killed without warning whenever the store is opened again; a Cluster with three partitions; and Redis with
+/// Sentinel. The servers of the last two are shared by all promises, each of which has a store of its own there.
 macro_rules! promises {
     ($($promise:ident)*) => {
         mod embedded_store {
@@ -50,6 +51,24 @@ macro_rules! promises {
                 }
             )*
         }
+
+        mod redis_cluster {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $promise() {
+                    super::$promise(&super::on_cluster()).await;
+                }
+            )*
+        }
+
+        mod redis_sentinel {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $promise() {
+                    super::$promise(&super::on_sentinel()).await;
+                }
+            )*
+        }
     };
 }
 
@@ -65,6 +84,26 @@ fn on_redis() -> Subject {
     Subject { open: Box::new(open) }
 }
 
+fn on_cluster() -> Subject {
+    let (cluster, name) = super::redis::testing::shared_cluster();
+    shared(cluster.config(), name)
+}
+
+fn on_sentinel() -> Subject {
+    let (trio, name) = super::redis::testing::shared_trio();
+    shared(trio.config(), name)
+}
+
+fn shared(config: crate::config::Redis, name: String) -> Subject {
+    let tasks = crate::tasks::Tasks::new();
+    let open = move || {
+        let opening = RedisStore::open(&config, &name, &tasks);
+        let store = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(opening));
+        store.unwrap() as Arc<dyn Store>
+    };
+    Subject { open: Box::new(open) }
+}
+
 promises! {
     fifty_creates_at_once_make_five_keys_of_one_creator
     sixty_creates_at_once_make_ten_keys_of_one_firm
@@ -74,6 +113,8 @@ promises! {
     each_change_raises_the_epoch_by_one_and_is_told
     what_was_answered_survives
     records_are_taken_exactly_once_and_in_order
+    records_of_many_firms_are_taken_as_one_sequence
+    every_partition_has_its_own_epoch_and_firms_stay_in_theirs
     pages_have_no_gap_and_no_repeat_while_the_log_grows
     filters_select_exactly
     followers_miss_no_late_record
@@ -86,11 +127,11 @@ promises! {
     a_lost_revocation_is_made_again
 }
 
-fn firm(name: &str) -> FirmId {
+pub(super) fn firm(name: &str) -> FirmId {
     FirmId::parse(name).unwrap()
 }
 
-fn new_key(firm_id: &str, creator: &str) -> NewKey {
+pub(super) fn new_key(firm_id: &str, creator: &str) -> NewKey {
     let (firm_id, creator) = (firm(firm_id), UserId::parse(creator).unwrap());
     let secret = KeySecret::generate(&KeyNamespace::parse("assure").unwrap(), &firm_id);
     let id = KeyId::new(clock::fresh_uuid());
@@ -114,35 +155,57 @@ fn new_key(firm_id: &str, creator: &str) -> NewKey {
     NewKey { record, firm_max: 10, creator_max: 5, idempotency_key: None, audit }
 }
 
-async fn created(store: &Arc<dyn Store>, key: NewKey) -> (KeyRecord, Epoch) {
+pub(super) async fn created(store: &Arc<dyn Store>, key: NewKey) -> (KeyRecord, Epoch) {
     match store.create(key).await.unwrap() {
         Creation::Created(record, _, epoch) => (record, epoch),
         other => panic!("not created: {other:?}"),
     }
 }
 
-fn revocation(of: &KeyRecord) -> RevokeRequest {
+pub(super) fn revocation(of: &KeyRecord) -> RevokeRequest {
     let mut audit = AuditRecord::example(clock::fresh_uuid().as_u128());
     audit.action = Action::Revoke;
     audit.key_name = "what the caller said".into();
     RevokeRequest { firm: of.firm_id.clone(), key: of.id, by: UserId::parse("boss").unwrap(), reason: "leaked".into(), audit }
 }
 
-async fn revoked(store: &Arc<dyn Store>, key: &KeyRecord) -> (KeyRecord, bool, Epoch) {
+pub(super) async fn revoked(store: &Arc<dyn Store>, key: &KeyRecord) -> (KeyRecord, bool, Epoch) {
     match store.revoke(revocation(key)).await.unwrap() {
         Revocation::Revoked { record, first, epoch, .. } => (record, first, epoch),
         Revocation::NotFound => panic!("not found"),
     }
 }
 
-async fn find(store: &Arc<dyn Store>, key: &KeyRecord) -> Found {
+pub(super) async fn find(store: &Arc<dyn Store>, key: &KeyRecord) -> Found {
     store.find(FirmTag::of(&key.firm_id), key.digest).await.unwrap()
 }
 
+/// Renews where `firm-1` lives.
 async fn renew(store: &Arc<dyn Store>, applied: Epoch) -> Renewal {
-    let request =
-        RenewalRequest { replica: ReplicaId::new("replica-1"), incarnation: Uuid::from_u128(1), partition: Partition(0), applied };
+    let partition = home(store, "firm-1").await;
+    let (replica, incarnation) = (ReplicaId::new("replica-1"), Uuid::from_u128(1));
+    let request = RenewalRequest { replica, incarnation, partition, applied, data_set: None };
     store.renew(request).await.unwrap()
+}
+
+async fn home(store: &Arc<dyn Store>, firm_id: &str) -> Partition {
+    store.find(FirmTag::of(&firm(firm_id)), unknown_digest()).await.unwrap().partition
+}
+
+/// Another firm that lives where `firm-1` does.
+async fn neighbour(store: &Arc<dyn Store>) -> String {
+    let wanted = home(store, "firm-1").await;
+    for number in 2.. {
+        let name = format!("firm-{number}");
+        if home(store, &name).await == wanted {
+            return name;
+        }
+    }
+    unreachable!("every partition has many firms")
+}
+
+fn unknown_digest() -> KeyDigest {
+    KeySecret::generate(&KeyNamespace::parse("assure").unwrap(), &firm("firm-1")).digest()
 }
 
 fn count(outcomes: &[Creation], is_wanted: fn(&Creation) -> bool) -> usize {
@@ -234,7 +297,7 @@ async fn each_change_raises_the_epoch_by_one_and_is_told(subject: &Subject) {
     let store = subject.open();
     let start = renew(&store, Epoch(u64::MAX)).await.epoch;
     let (first, after_first) = created(&store, new_key("firm-1", "ann")).await;
-    let (_, after_second) = created(&store, new_key("firm-2", "ann")).await;
+    let (_, after_second) = created(&store, new_key(&neighbour(&store).await, "ann")).await;
     let (_, _, after_revoke) = revoked(&store, &first).await;
     let (_, _, after_again) = revoked(&store, &first).await;
     let steps = [after_first, after_second, after_revoke, after_again].map(|epoch| epoch.0 - start.0);
@@ -248,8 +311,7 @@ async fn each_change_raises_the_epoch_by_one_and_is_told(subject: &Subject) {
     assert_eq!(told(renew(&store, after_revoke).await), (after_revoke, vec![]));
     let (_, after_third) = created(&store, new_key("firm-1", "ann")).await;
     assert_eq!(told(renew(&store, after_revoke).await), (after_third, vec![]), "a creation is not told, only counted");
-    let unknown = KeySecret::generate(&KeyNamespace::parse("assure").unwrap(), &firm("firm-1")).digest();
-    let found = store.find(FirmTag::of(&firm("firm-1")), unknown).await.unwrap();
+    let found = store.find(FirmTag::of(&firm("firm-1")), unknown_digest()).await.unwrap();
     assert_eq!((found.record, found.epoch), (None, after_third), "not found is true at an epoch too");
 }
 
@@ -273,7 +335,7 @@ async fn what_was_answered_survives(subject: &Subject) {
 }
 
 /// Uses of one key, a millisecond apart, in the order of their sequence.
-fn uses(sequences: RangeInclusive<u64>) -> Vec<AuditRecord> {
+pub(super) fn uses(sequences: RangeInclusive<u64>) -> Vec<AuditRecord> {
     sequences
         .map(|sequence| {
             let mut record = AuditRecord::example(u128::from(sequence) + 1_000);
@@ -284,16 +346,16 @@ fn uses(sequences: RangeInclusive<u64>) -> Vec<AuditRecord> {
         .collect()
 }
 
-async fn ship(store: &Arc<dyn Store>, spool: Uuid, records: Vec<AuditRecord>) -> Result<Sequence, StoreError> {
+pub(super) async fn ship(store: &Arc<dyn Store>, spool: Uuid, records: Vec<AuditRecord>) -> Result<Sequence, StoreError> {
     store.ship(AuditBatch { spool, records, age_max: None }).await
 }
 
-fn all(firm_id: &str) -> ActivityQuery {
+pub(super) fn all(firm_id: &str) -> ActivityQuery {
     let order = ActivityOrder::NewestFirst { after: None };
     ActivityQuery { firm: firm(firm_id), key: None, action: None, since: None, until: None, limit: 10_000, order }
 }
 
-async fn log(store: &Arc<dyn Store>, query: ActivityQuery) -> Vec<AuditRecord> {
+pub(super) async fn log(store: &Arc<dyn Store>, query: ActivityQuery) -> Vec<AuditRecord> {
     store.activity(query).await.unwrap().records
 }
 
@@ -322,6 +384,43 @@ async fn records_are_taken_exactly_once_and_in_order(subject: &Subject) {
     let store = subject.open();
     assert_eq!(ship(&store, spool, uses(1..=16)).await.unwrap(), Sequence(16));
     assert_eq!(log(&store, all("firm-1")).await.len(), 16);
+}
+
+async fn records_of_many_firms_are_taken_as_one_sequence(subject: &Subject) {
+    let store = subject.open();
+    let spool = Uuid::from_u128(7);
+    let of = |sequences: RangeInclusive<u64>| {
+        let mut records = uses(sequences);
+        for record in &mut records {
+            record.firm_id = firm(&format!("firm-{}", record.sequence.unwrap().get() % 9));
+        }
+        records
+    };
+    assert_eq!(ship(&store, spool, of(1..=40)).await.unwrap(), Sequence(40));
+    assert_eq!(ship(&store, spool, of(30..=41)).await.unwrap(), Sequence(41), "an overlap");
+    assert!(matches!(ship(&store, spool, of(43..=60)).await, Err(StoreError::Corrupt(_))), "a gap before, whoever has records");
+    assert!(matches!(ship(&store, spool, of(43..=43)).await, Err(StoreError::Corrupt(_))));
+    assert_eq!(ship(&store, spool, of(42..=90)).await.unwrap(), Sequence(90));
+    assert_eq!(store.shipped(spool).await.unwrap(), Sequence(90));
+    for number in 0..9 {
+        let found = log(&store, all(&format!("firm-{number}"))).await;
+        assert!(found.iter().all(|record| record.sequence.unwrap().get() % 9 == number), "a firm's log has its own records only");
+        assert_eq!(found.len(), 10);
+    }
+}
+
+async fn every_partition_has_its_own_epoch_and_firms_stay_in_theirs(subject: &Subject) {
+    let store = subject.open();
+    let mut changes = vec![0; usize::from(store.partitions())];
+    for number in 0..24 {
+        let (firm_id, key) = (format!("firm-{number}"), new_key(&format!("firm-{number}"), "ann"));
+        let Creation::Created(record, partition, epoch) = store.create(key).await.unwrap() else { panic!("not created") };
+        changes[usize::from(partition.0)] += 1;
+        assert_eq!(epoch, Epoch(changes[usize::from(partition.0)]), "only its own partition's changes count");
+        assert_eq!((find(&store, &record).await.partition, home(&store, &firm_id).await), (partition, partition));
+        assert_eq!(store.keys(firm(&firm_id)).await.unwrap().len(), 1);
+    }
+    assert!(changes.iter().all(|changes| *changes > 0), "every partition has firms: {changes:?}");
 }
 
 async fn pages_have_no_gap_and_no_repeat_while_the_log_grows(subject: &Subject) {
@@ -460,7 +559,7 @@ async fn exhaust(store: &Arc<dyn Store>, key: KeyId, limit: u32, want: u32) -> (
 
 async fn permits(store: &Arc<dyn Store>, key: KeyId, limit: u32, want: u32, reports: Vec<GrantReport>) -> Permits {
     let tag = FirmTag::of(&firm("firm-1"));
-    store.permits(PermitRequest { tag, key, limit, want, reports }).await.unwrap()
+    store.permits(PermitRequest { tag, key, limit, want, reports, store: StoreIncarnation::default() }).await.unwrap()
 }
 
 async fn a_window_grants_exactly_its_limit(subject: &Subject) {
@@ -507,24 +606,24 @@ async fn sessions_are_told_and_forgotten_only_as_they_were_seen(subject: &Subjec
     let store = subject.open();
     let (_, epoch) = created(&store, new_key("firm-1", "ann")).await;
     assert_eq!(renew(&store, Epoch(epoch.0 + 7)).await.store, renew(&store, epoch).await.store);
-    let sessions = store.sessions(Partition(0)).await.unwrap();
+    let here = home(&store, "firm-1").await;
+    let sessions = store.sessions(here).await.unwrap().all;
     let Some(seen) = sessions.first().cloned() else { return };
     assert_eq!((sessions.len(), seen.replica.as_str(), seen.incarnation, seen.applied), (1, "replica-1", Uuid::from_u128(1), epoch));
     renew(&store, Epoch(epoch.0 + 7)).await;
-    store.forget(Partition(0), vec![seen.clone()]).await.unwrap();
-    let renewed = store.sessions(Partition(0)).await.unwrap();
+    store.forget(here, vec![seen.clone()]).await.unwrap();
+    let renewed = store.sessions(here).await.unwrap().all;
     assert_eq!(renewed.len(), 1, "it has renewed since");
     assert_eq!((renewed[0].renewals, renewed[0].applied), (seen.renewals + 1, Epoch(0)), "an epoch that was never is no confirmation");
-    store.forget(Partition(0), renewed).await.unwrap();
-    assert!(store.sessions(Partition(0)).await.unwrap().is_empty());
+    store.forget(here, renewed).await.unwrap();
+    assert!(store.sessions(here).await.unwrap().all.is_empty());
 }
 
 async fn a_lost_revocation_is_made_again(subject: &Subject) {
     let store = subject.open();
     let (key, _) = created(&store, new_key("firm-1", "ann")).await;
     let (_, _, epoch) = revoked(&store, &key).await;
-    let unknown = KeySecret::generate(&KeyNamespace::parse("assure").unwrap(), &firm("firm-1")).digest();
-    store.reassert(Partition(0), vec![key.digest, unknown]).await.unwrap();
+    store.reassert(home(&store, "firm-1").await, vec![key.digest, unknown_digest()]).await.unwrap();
     let found = find(&store, &key).await;
     assert_eq!(found.epoch, epoch, "what is known is not said twice");
     assert!(matches!(found.record.unwrap().state, KeyState::Revoked { by, .. } if by.as_str() == "boss"));

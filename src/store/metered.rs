@@ -1,4 +1,4 @@
-//! Any store, with the time and the errors of each call in the metrics.
+//! Any store, with the time and the errors of each call in the metrics, and the renewals' in its health.
 
 use std::sync::Arc;
 
@@ -11,20 +11,22 @@ use crate::domain::{FirmId, FirmTag, KeyDigest, KeyId, Sequence};
 use crate::metrics::Metrics;
 
 use super::{
-    ActivityPage, ActivityQuery, AuditBatch, Creation, Found, KeyView, NewKey, Partition, PermitRequest, Permits, Renewal, RenewalRequest,
-    Revocation, RevokeRequest, SessionState, Store, StoreError,
+    ActivityPage, ActivityQuery, AuditBatch, Creation, Epoch, Found, Health, KeyView, NewKey, Partition, PermitRequest, Permits,
+    RecalledKey, Renewal, RenewalRequest, Revocation, RevokeRequest, Safeguard, SessionState, Sessions, Store, StoreError,
+    StoreIncarnation,
 };
 
 /// A store that is watched.
 pub struct MeteredStore {
     inner: Arc<dyn Store>,
     metrics: Metrics,
+    health: Arc<Health>,
 }
 
 impl MeteredStore {
     /// Watches `inner`.
-    pub fn new(inner: Arc<dyn Store>, metrics: &Metrics) -> Arc<Self> {
-        Arc::new(Self { inner, metrics: metrics.clone() })
+    pub fn new(inner: Arc<dyn Store>, metrics: &Metrics, health: &Arc<Health>) -> Arc<Self> {
+        Arc::new(Self { inner, metrics: metrics.clone(), health: health.clone() })
     }
 
     fn timed<'a, T: Send + 'a>(
@@ -37,8 +39,9 @@ impl MeteredStore {
             let result = call.await;
             let took = clock::boot_now().since(began).as_secs_f64();
             self.metrics.store_duration.with_label_values(&[operation]).observe(took);
-            if result.is_err() {
+            if let Err(error) = &result {
                 self.metrics.store_errors.with_label_values(&[operation]).inc();
+                self.health.call_failed(operation, error);
             }
             result
         })
@@ -55,10 +58,26 @@ impl Store for MeteredStore {
     }
 
     fn renew(&self, request: RenewalRequest) -> BoxFuture<'_, Result<Renewal, StoreError>> {
-        self.timed("renew", self.inner.renew(request))
+        let partition = request.partition;
+        let call = self.timed("renew", self.inner.renew(request));
+        Box::pin(async move {
+            let mut abandoned = Abandoned { store: self, partition, is_over: false };
+            let result = call.await;
+            abandoned.is_over = true;
+            self.health.renewed(partition, &result);
+            result
+        })
     }
 
-    fn sessions(&self, partition: Partition) -> BoxFuture<'_, Result<Vec<SessionState>, StoreError>> {
+    fn epoch(&self, partition: Partition) -> BoxFuture<'_, Result<(Epoch, StoreIncarnation), StoreError>> {
+        self.timed("epoch", self.inner.epoch(partition))
+    }
+
+    fn recall(&self, partition: Partition, keys: Vec<RecalledKey>) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.timed("recall", self.inner.recall(partition, keys))
+    }
+
+    fn sessions(&self, partition: Partition) -> BoxFuture<'_, Result<Sessions, StoreError>> {
         self.timed("sessions", self.inner.sessions(partition))
     }
 
@@ -106,7 +125,23 @@ impl Store for MeteredStore {
         self.timed("activity", self.inner.activity(query))
     }
 
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.timed("ping", self.inner.ping())
+    fn safeguards(&self) -> BoxFuture<'_, Result<Vec<Safeguard>, StoreError>> {
+        self.timed("safeguards", self.inner.safeguards())
+    }
+}
+
+/// A renewal whose caller waits no more has failed too: a store that is frozen answers nothing, not even an error.
+struct Abandoned<'a> {
+    store: &'a MeteredStore,
+    partition: Partition,
+    is_over: bool,
+}
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.store.metrics.store_errors.with_label_values(&["renew"]).inc();
+            self.store.health.failed(self.partition, &StoreError::Unavailable("no answer in time".into()));
+        }
     }
 }

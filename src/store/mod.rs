@@ -13,15 +13,20 @@
 //! A firm lives wholly in one partition, chosen by its tag; the embedded store has one.
 
 pub mod embedded;
+mod health;
 mod metered;
+pub mod moving;
 mod redis;
 mod uses;
+mod written;
 
 #[cfg(test)]
 mod conformance;
 
+pub use health::Health;
 pub use metered::MeteredStore;
 pub use redis::RedisStore;
+use redis::moving as redis_moving;
 
 use std::time::Duration;
 
@@ -29,7 +34,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::domain::window::{GrantId, GrantReport};
+use crate::domain::window::{GrantId, GrantReport, RecalledUse};
 use crate::domain::{Action, AuditRecord, FirmId, FirmTag, KeyDigest, KeyId, KeyRecord, ReplicaId, Sequence, Timestamp, UserId};
 
 /// Counts the changes of a partition. A cache that has applied epoch E knows of every change up to E.
@@ -52,6 +57,9 @@ pub enum StoreError {
     /// The store is set up so that a promise could be broken, or not as this version needs it; waiting mends nothing.
     #[error("the store cannot be used as it is set up: {0}")]
     Unsafe(String),
+    /// Another data set answers than the one that is known: the store was emptied, or is another one.
+    #[error("{0}")]
+    Foreign(String),
 }
 
 /// What a look-up found, and the epoch it was true at.
@@ -76,6 +84,8 @@ pub struct RenewalRequest {
     pub partition: Partition,
     /// What it has applied, not merely received.
     pub applied: Epoch,
+    /// The data set that must answer; `None` takes any, before one is known.
+    pub data_set: Option<String>,
 }
 
 /// The partition's answer.
@@ -89,11 +99,18 @@ pub struct Renewal {
     pub trust: Trust,
     /// Which life of the store answered.
     pub store: StoreIncarnation,
+    /// What the store's own clock says, where it is not this machine's.
+    pub time: Option<Timestamp>,
 }
 
 /// One life of the store. Another one may have forgotten what this one acknowledged: sessions, revocations, grants.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct StoreIncarnation(pub String);
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StoreIncarnation {
+    /// What it holds: made once, and kept as long as its keys are.
+    pub data_set: String,
+    /// This start of the server that holds it.
+    pub run: String,
+}
 
 /// What changed between an applied epoch and the current one.
 #[derive(Clone, Debug)]
@@ -112,6 +129,27 @@ pub enum Trust {
     UntilTold,
     /// For this long, counted from the moment before the renewal was sent.
     Lease(Duration),
+    /// Only by whoever asks again for each request; renewals are due as if this were a lease.
+    Asking(Duration),
+}
+
+impl Trust {
+    /// How long without a renewal is too long; nothing where none is needed.
+    pub fn span(self) -> Option<Duration> {
+        match self {
+            Self::UntilTold => None,
+            Self::Lease(span) | Self::Asking(span) => Some(span),
+        }
+    }
+}
+
+/// The sessions of a partition, and who says so.
+#[derive(Clone, Debug, Default)]
+pub struct Sessions {
+    /// Another incarnation than the one that was asked before may have forgotten some.
+    pub store: StoreIncarnation,
+    /// Every session.
+    pub all: Vec<SessionState>,
 }
 
 /// A replica that a revocation must wait for.
@@ -125,7 +163,7 @@ pub struct SessionState {
     pub applied: Epoch,
     /// How often it has renewed: while this stands still, the replica is silent.
     pub renewals: u64,
-    /// How long one of its renewals lets it trust its cache, at most.
+    /// How long one of its renewals lets it trust its cache, at most; zero if it asks for each request.
     pub lease: Duration,
 }
 
@@ -142,6 +180,17 @@ pub struct PermitRequest {
     pub want: u32,
     /// Grants that are over, with the times at which their permits were used.
     pub reports: Vec<GrantReport>,
+    /// The incarnation that is trusted: another one may have forgotten grants, and is not asked.
+    pub store: StoreIncarnation,
+}
+
+/// What a replica remembers of a key's uses, for a store that may have forgotten them.
+#[derive(Clone, Debug)]
+pub struct RecalledKey {
+    /// Whose window.
+    pub key: KeyId,
+    /// Its uses by this replica within the last window and a grant's life.
+    pub uses: Vec<RecalledUse>,
 }
 
 /// The store's answer.
@@ -315,6 +364,28 @@ pub struct ActivityPage {
     pub arrival: u64,
 }
 
+/// A setting of the store on which promises rest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Safeguard {
+    /// Its name, as the store spells it.
+    pub setting: &'static str,
+    /// Its value, as a metric's label shows it: one of a few words.
+    pub value: &'static str,
+    /// What it may cost.
+    pub risk: Risk,
+}
+
+/// What a setting may cost.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Risk {
+    /// Nothing.
+    None,
+    /// A crash of the store may lose what it acknowledged; the sentence says what, and which setting would not.
+    Loss(String),
+    /// A promise can be broken without any crash or by any restart; the start is refused with this sentence.
+    Unsafe(String),
+}
+
 /// The state that replicas share. See the module's text for what every call promises.
 pub trait Store: Send + Sync + 'static {
     /// How many partitions there are; they are numbered from 0.
@@ -326,14 +397,20 @@ pub trait Store: Send + Sync + 'static {
     /// Registers or renews a session and hands out what changed (protocol 1).
     fn renew(&self, request: RenewalRequest) -> BoxFuture<'_, Result<Renewal, StoreError>>;
 
+    /// The current epoch and who says so, for a replica that asks for each request; changes nothing.
+    fn epoch(&self, partition: Partition) -> BoxFuture<'_, Result<(Epoch, StoreIncarnation), StoreError>>;
+
     /// The sessions whose replicas may still trust a cache older than now.
-    fn sessions(&self, partition: Partition) -> BoxFuture<'_, Result<Vec<SessionState>, StoreError>>;
+    fn sessions(&self, partition: Partition) -> BoxFuture<'_, Result<Sessions, StoreError>>;
 
     /// Forgets sessions that have not renewed since they were in this state. The caller has watched them for long.
     fn forget(&self, partition: Partition, sessions: Vec<SessionState>) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Says again that keys were revoked, to a store that may have lost it. What it does know stays as it is.
     fn reassert(&self, partition: Partition, revoked: Vec<KeyDigest>) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Says again which permits were used, to a store that may have lost it. What it does know is not counted twice.
+    fn recall(&self, partition: Partition, keys: Vec<RecalledKey>) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Moves whenever there may be something to renew for; a hint that may be late, lost or wrong.
     fn hints(&self) -> watch::Receiver<u64>;
@@ -362,6 +439,6 @@ pub trait Store: Send + Sync + 'static {
     /// Reads a firm's log.
     fn activity(&self, query: ActivityQuery) -> BoxFuture<'_, Result<ActivityPage, StoreError>>;
 
-    /// Whether the store answers at all, for readiness.
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// The settings on which promises rest, as they stand now; none where nobody but the gateway could change them.
+    fn safeguards(&self) -> BoxFuture<'_, Result<Vec<Safeguard>, StoreError>>;
 }

@@ -3,12 +3,32 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use super::LastUse;
+use crate::domain::Timestamp;
+
 /// Tools and networks kept of each key: enough for a person to look through.
 pub(super) const SEEN_MAX: usize = 8;
 /// How long a tool or network is remembered after it was last seen.
 pub(super) const SEEN_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Longest tool name kept; a User-Agent may be anything.
 const TOOL_CHARS_MAX: usize = 64;
+
+/// What a key's uses have told: kept apart from its record, which never changes but for its revocation.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct KeyUses {
+    pub(crate) last: Option<LastUse>,
+    pub(crate) tools: Vec<Seen>,
+    pub(crate) networks: Vec<Seen>,
+}
+
+/// Something a key was used with, and when last.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    pub(crate) what: String,
+    pub(crate) at: Timestamp,
+}
 
 /// The product name of a User-Agent (RFC 9110 section 10.1.5): what stands before the first `/` or space.
 pub(super) fn tool(user_agent: &str) -> Option<String> {

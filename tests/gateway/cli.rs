@@ -73,3 +73,25 @@ fn a_failure_is_said_on_standard_error_with_a_failing_exit_code() {
     let said = fails(&gateway, &editor, &["keys", "list"]);
     assert!(said.contains(&gateway.admin().port().to_string()), "it names the address that it tried: {said}");
 }
+
+#[test]
+fn the_store_commands_are_told_by_help_and_completions() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |words: &[&str]| program::output_of(crate::support::gateway::binary(folder.path()).args(words));
+    assert!(run(&["--help"]).contains("store"));
+    let help = run(&["store", "--help"]);
+    assert!(help.contains("export") && help.contains("import"), "{help}");
+    assert!(run(&["store", "import", "--help"]).contains("--input <FILE>"));
+    for shell in ["bash", "zsh", "fish"] {
+        let completions = run(&["completions", shell]);
+        assert!(completions.contains("export") && completions.contains("import"), "{shell}");
+    }
+}
+
+#[test]
+fn a_store_that_is_not_there_is_not_exported_and_not_made() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = program::run(crate::support::gateway::binary(folder.path()).args(["store", "export"]));
+    assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(1), true));
+    assert!(program::text(&output.stderr).contains("there is no store in data") && !folder.path().join("data").exists());
+}

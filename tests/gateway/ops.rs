@@ -4,11 +4,13 @@ use crate::support::eventually::eventually;
 use crate::support::{Gateway, Request, SOON};
 
 /// The contract's metrics, without their prefix, by type.
-const COUNTERS: [&str; 9] = [
+const COUNTERS: [&str; 11] = [
     "requests_total",
     "key_cache_hits_total",
     "key_cache_misses_total",
     "rate_limit_decisions_total",
+    "tombstone_write_errors_total",
+    "store_clock_leaps_total",
     "rate_limit_reservations_total",
     "audit_records_total",
     "audit_shipped_total",

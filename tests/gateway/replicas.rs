@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::support::eventually::{eventually, found};
 use crate::support::redis::Redis;
-use crate::support::{Client, Gateway, Key, Request, SOON};
+use crate::support::{Client, EDIT, FIRM, Gateway, Key, Request, SOON, VIEW};
 
 /// The lease of the tests that wait for it, and what a revoker waits at most: the lease, 1 % and 100 ms.
 const LEASE: &str = "1s";
@@ -60,9 +60,18 @@ fn a_frozen_replica_costs_a_revocation_one_term_and_accepts_nothing_when_it_thaw
     let editor = a.editor();
     let key = a.create_key(&editor, "tool");
     assert_eq!((status(&a, &key), status(&b, &key)), (200, 200));
-    b.signal(Signal::STOP);
-    // Connected before, sent while it is frozen: the thawed process finds it at once.
+    // What the thawed process finds at once: half a head that came before the freeze, connections that were used before,
+    // and connections that only the kernel has accepted.
+    let head = Request::get("/ok").bearer(&key.secret).head();
+    let (early, late) = head.split_at(head.len() / 2);
+    let mut begun: Vec<Client> = (0..8).map(|_| Client::connect(b.edge())).collect();
+    begun.iter_mut().for_each(|client| client.send(early).expect("sent"));
     let mut waiting: Vec<Client> = (0..8).map(|_| Client::connect(b.edge())).collect();
+    for client in &mut waiting {
+        client.exchange(&Request::get("/ok").bearer(&key.secret)).expect("an answer");
+    }
+    b.signal(Signal::STOP);
+    waiting.extend((0..8).map(|_| Client::connect(b.edge())));
     let began = Instant::now();
     let answer = a.revoke(&editor, &key);
     let took = began.elapsed();
@@ -70,11 +79,10 @@ fn a_frozen_replica_costs_a_revocation_one_term_and_accepts_nothing_when_it_thaw
     assert!(took <= TERM + SLACK, "{took:?}");
     assert_eq!(confirmations(&answer).len(), 1, "only this one has confirmed: {answer}");
     b.upstream.forget();
-    for client in &mut waiting {
-        client.send(Request::get("/ok").bearer(&key.secret).head()).expect("the kernel takes it");
-    }
+    waiting.iter_mut().for_each(|client| client.send(&head).expect("the kernel takes it"));
+    begun.iter_mut().for_each(|client| client.send(late).expect("the kernel takes it"));
     b.signal(Signal::CONT);
-    for client in &mut waiting {
+    for client in waiting.iter_mut().chain(&mut begun) {
         let answer = client.answer().expect("an answer");
         assert!([401, 503].contains(&answer.status), "{}", answer.status);
     }
@@ -147,48 +155,6 @@ fn fifty_creates_at_once_over_three_replicas_make_five_keys() {
 }
 
 #[test]
-fn redis_away_is_503_when_the_lease_ends_and_never_the_callers_fault_and_mends_itself() {
-    let redis = Redis::start();
-    let [gateway]: [Gateway; 1] = redis.gateways(LEASE);
-    let key = gateway.key();
-    assert_eq!(status(&gateway, &key), 200);
-    redis.down();
-    let down = Instant::now();
-    let mut seen = HashSet::new();
-    eventually!(SOON, {
-        let answer = gateway.get(&key, "/ok");
-        let after_the_lease = down.elapsed() > TERM;
-        assert!([200, 503].contains(&answer.status), "{}", answer.status);
-        assert!(!(after_the_lease && answer.status == 200), "accepted without a lease");
-        if answer.status == 503 {
-            answer.clone().expect_problem(503, "store_unavailable");
-        }
-        seen.insert(answer.status);
-        after_the_lease && answer.status == 503
-    });
-    assert!(!gateway.is_ready());
-    gateway.try_create(&gateway.editor(), &json!({ "name": "x" })).expect(503);
-    redis.up();
-    eventually!(SOON, gateway.is_ready() && status(&gateway, &key) == 200, "it works again by itself");
-}
-
-#[test]
-fn a_gateway_waits_for_redis_at_its_start_and_says_so_on_ops() {
-    let redis = Redis::stopped();
-    let starting = thread::scope(|scope| {
-        let starting = scope.spawn(|| redis.gateways::<1>("500ms"));
-        let later = Instant::now() + Duration::from_millis(1_500);
-        eventually!(SOON, Instant::now() > later);
-        assert!(!starting.is_finished(), "nothing but ops listens");
-        redis.up();
-        starting.join().expect("it starts")
-    });
-    let [gateway] = &starting;
-    assert!(gateway.log().contains("waiting for Redis"));
-    assert_eq!(status(gateway, &gateway.key()), 200);
-}
-
-#[test]
 fn every_use_is_in_the_stream_exactly_once_though_gateways_and_redis_are_killed() {
     let redis = Redis::start();
     let [a, mut b]: [Gateway; 2] = redis.gateways("500ms");
@@ -242,4 +208,70 @@ fn every_use_is_in_the_stream_exactly_once_though_gateways_and_redis_are_killed(
         all.sort_unstable();
         assert!(all.iter().copied().eq(1..=all.len() as u64), "{replica} has a gap or a repeat: {all:?}");
     }
+}
+
+#[test]
+fn ten_thousand_uses_of_ten_cached_keys_ask_redis_for_leases_permits_and_the_log_only() {
+    const REQUESTS: usize = 10_000;
+    const KEYS: usize = 10;
+    let redis = Redis::start();
+    let gateway = Gateway::with(|config| {
+        config["store"] = redis.store("3s");
+        config["limits"]["requests_per_minute"] = json!(100_000);
+    });
+    let keys: Vec<Key> = (0..KEYS)
+        .map(|number| gateway.create_key(&gateway.token(FIRM, &format!("user-{}", number % 2), &[VIEW, EDIT]), &format!("key {number}")))
+        .collect();
+    keys.iter().for_each(|key| drop(gateway.get(key, "/ok").expect(200)));
+    eventually!(SOON, gateway.metric("assure_gateway_audit_spool_bytes") == 0.0);
+    let misses = gateway.metric("assure_gateway_key_cache_misses_total");
+    let (reserved, shipped) = (gateway.metric("assure_gateway_rate_limit_reservations_total"), ships(&gateway));
+    redis.tell(&["CONFIG", "RESETSTAT"]);
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for key in &keys {
+            let (request, edge) = (Request::get("/ok").bearer(&key.secret), gateway.edge());
+            scope.spawn(move || {
+                let mut client = Client::connect(edge);
+                for _ in 0..REQUESTS / KEYS {
+                    client.exchange(&request).expect("an answer").expect(200);
+                }
+            });
+        }
+    });
+    eventually!(SOON, gateway.metric("assure_gateway_audit_spool_bytes") == 0.0);
+    let calls = redis.calls();
+    let reserved = gateway.metric("assure_gateway_rate_limit_reservations_total") - reserved;
+    let shipped = ships(&gateway) - shipped;
+    let seconds = began.elapsed().as_secs_f64();
+    assert_eq!(gateway.metric("assure_gateway_key_cache_misses_total"), misses, "every look-up was a hit");
+    let count = |command: &str| calls.get(command).copied().unwrap_or(0) as f64;
+    // A renewal every quarter of 3 s, the settings' four questions every 10 s; one of each more at either end.
+    let (renewals, looks) = (seconds / 0.75 + 2.0, seconds / 10.0 + 2.0);
+    // A key's grants double from 1 to 64 (7 calls), then each is used up (1,000 / 64) or is over after a second, and the
+    // next one begins with what that one used.
+    assert!(reserved <= KEYS as f64 * (7.0 + 16.0 + 2.0 * seconds), "{reserved} reservations in {seconds} s");
+    // Batches are collected for 20 ms, or full.
+    assert!(shipped <= seconds / 0.02 + REQUESTS as f64 / 100.0, "{shipped} shipments in {seconds} s");
+    let bounds = [
+        // Every script: renewals, each with a look at the other sessions, permits and shipments; nothing else has one.
+        ("evalsha", 2.0 * renewals + reserved + shipped),
+        // One in each look at the sessions and in each permits script; a look-up would add one for each request.
+        ("hgetall", renewals + reserved),
+        // Three in each renewal (epoch, token, trimmed epoch), one in each shipment (mark), and the mark's own.
+        ("get", 3.0 * renewals + 2.0 * shipped),
+        ("config|get", 4.0 * looks),
+        // Per record: two streams. 10,000 records and no more than these.
+        ("xadd", 2.0 * REQUESTS as f64),
+    ];
+    for (command, most) in bounds {
+        assert!(count(command) <= most, "{command}: {} and not at most {most}: {calls:?}", count(command));
+    }
+    assert!(count("evalsha") < REQUESTS as f64 / 10.0, "{calls:?}");
+    assert_eq!(count("xadd"), 2.0 * REQUESTS as f64, "each use is in both streams");
+}
+
+/// Batches that were sent to the store's log.
+fn ships(gateway: &Gateway) -> f64 {
+    gateway.metric("assure_gateway_store_duration_seconds_count{operation=\"ship\"}")
 }

@@ -74,6 +74,7 @@ impl World {
         let settings = Settings::new(&config, replica, &tasks, None).expect("settings");
         let issuer = KeyRing::new(vec![SigningKey::load(&local::key_file(&config)).expect("made by the settings")]).expect("one key");
         let state = AdminState {
+            draining: CancellationToken::new(),
             store,
             coherence,
             namespace: KeyNamespace::parse("assure").expect("a good namespace"),
@@ -537,7 +538,7 @@ async fn a_follower_sees_what_comes_until_the_listener_drains() {
     assert!(!seen.lock().contains("\"key.create\""), "what was before is not shown");
     let text = seen.lock().clone();
     let id = text.lines().find_map(|line| line.strip_prefix("id: ")).expect("an id").to_owned();
-    world.state.tasks.stopping().cancel();
+    world.state.draining.cancel();
     eventually(|| async { ended.load(std::sync::atomic::Ordering::SeqCst) }).await;
     for bad in ["x", "-1", ""] {
         let mut request = world.request(Method::GET, "/v1/activity", &token, "");

@@ -3,16 +3,19 @@
 //! Pure: the caller brings the time and the lock. A permit can be spent while its grant lives, and that is counted
 //! from the moment before the grant was asked for (protocol 2).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Standing;
 use crate::domain::BootInstant;
-use crate::domain::window::{GRANT_LIFE, GrantId, GrantReport, WINDOW};
-use crate::store::StoreError;
+use crate::domain::window::{GRANT_LIFE, GrantId, GrantReport, RecalledUse, WINDOW};
+use crate::store::{Partition, StoreError};
 
 /// Permits asked for at once, at most: 16 a second need 16, and a minute's burst of 1,000 needs sixteen calls.
 const WANT_MAX: u32 = 64;
+/// How long a use is remembered for a store that may forget it: as long as it may count there.
+const REMEMBERED: Duration = WINDOW.saturating_add(GRANT_LIFE);
 
 /// One key, as this replica sees it.
 #[derive(Default)]
@@ -20,6 +23,11 @@ pub(super) struct Held {
     grant: Option<Grant>,
     /// Grants that are over and of which the store has not heard; one, unless calls failed.
     reports: Vec<GrantReport>,
+    /// Uses of grants that are over, oldest first; 24 bytes each, and a window holds no more of them than its limit.
+    past: VecDeque<PastUse>,
+    /// How often the store was told of them again: a grant from before that is nobody's any more.
+    recalls: u64,
+    partition: Partition,
     denied: Option<Denial>,
     seen: Option<Seen>,
     failure: Option<(BootInstant, StoreError)>,
@@ -38,6 +46,13 @@ pub(super) struct Grant {
     left: u32,
     asked_at: BootInstant,
     uses: Vec<Duration>,
+}
+
+#[derive(Clone, Copy)]
+struct PastUse {
+    grant: GrantId,
+    number: u32,
+    at: BootInstant,
 }
 
 #[derive(Clone, Copy)]
@@ -101,9 +116,46 @@ impl Held {
     pub(super) fn begin_call(&mut self, now: BootInstant) -> (u32, Vec<GrantReport>) {
         if let Some(grant) = self.grant.take() {
             self.want = grant.next_want(now);
+            self.remember(&grant, now);
             self.reports.push(GrantReport { id: grant.id, uses: grant.uses });
         }
         (self.want.clamp(1, WANT_MAX), std::mem::take(&mut self.reports))
+    }
+
+    fn remember(&mut self, grant: &Grant, now: BootInstant) {
+        while self.past.front().is_some_and(|oldest| now.since(oldest.at) > REMEMBERED) {
+            self.past.pop_front();
+        }
+        self.past.extend((1..).zip(&grant.uses).map(|(number, offset)| PastUse {
+            grant: grant.id,
+            number,
+            at: grant.asked_at.plus(*offset),
+        }));
+    }
+
+    /// Which partition the key lives in.
+    pub(super) fn lives_in(&mut self, partition: Partition) {
+        self.partition = partition;
+    }
+
+    /// What a store that may have forgotten it must be told of the last minute. Permits that are left are given up, since
+    /// such a store does not count them; those of a call under way too.
+    pub(super) fn recall(&mut self, now: BootInstant, partition: Partition) -> Vec<RecalledUse> {
+        if self.partition != partition {
+            return Vec::new();
+        }
+        self.recalls += 1;
+        if let Some(grant) = self.grant.take() {
+            self.remember(&grant, now);
+        }
+        self.reports.clear();
+        let recent = self.past.iter().filter(|used| now.since(used.at) <= REMEMBERED);
+        recent.map(|used| RecalledUse { grant: used.grant, number: used.number, age: now.since(used.at) }).collect()
+    }
+
+    /// How often it was recalled; a grant that was asked for before the last time must not be used.
+    pub(super) fn recalls(&self) -> u64 {
+        self.recalls
     }
 
     /// Takes over a grant and what the store said with it.
@@ -193,6 +245,28 @@ mod tests {
         assert!(held.begin_call(after_ms(1_002)).1.is_empty(), "a report is made once");
         held.put_back(reports.clone());
         assert_eq!(held.begin_call(after_ms(1_003)).1, reports, "unless nobody knows whether it arrived");
+    }
+
+    #[test]
+    fn a_store_that_forgot_is_told_each_use_of_the_last_minute_once_and_no_permit_outlives_it() {
+        let mut held = Held::default();
+        held.lives_in(Partition(1));
+        grant(&mut held, 2, START);
+        held.take(after_ms(10), 1_000);
+        held.take(after_ms(20), 1_000);
+        held.begin_call(after_ms(50));
+        grant(&mut held, 3, after_ms(100));
+        held.take(after_ms(200), 1_000);
+        assert!(held.recall(after_ms(300), Partition(0)).is_empty(), "another partition has forgotten nothing of it");
+        let told = |held: &mut Held, ms| -> Vec<(u64, u32, u128)> {
+            let uses = held.recall(after_ms(ms), Partition(1));
+            uses.iter().map(|used| (used.grant.0 - START.nanos(), used.number, used.age.as_millis())).collect()
+        };
+        let second = 100_000_000;
+        assert_eq!(told(&mut held, 300), [(0, 1, 290), (0, 2, 280), (second, 1, 100)]);
+        assert!(matches!(held.take(after_ms(301), 1_000), Local::Ask(_)), "what was left is given up");
+        assert_eq!(told(&mut held, 61_015), [(0, 2, 60_995), (second, 1, 60_815)], "what cannot count any more is not told");
+        assert_eq!(held.recalls(), 2);
     }
 
     #[test]

@@ -18,10 +18,11 @@ use parking_lot::Mutex;
 
 use self::held::{Grant, Held, Local, Seen, Turn};
 use crate::clock;
+use crate::coherence::Coherence;
 use crate::domain::window::{GRANT_LIFE, GrantReport, WINDOW};
 use crate::domain::{BootInstant, FirmTag, KeyId, Rejection};
 use crate::metrics::{IntCounter, Metrics};
-use crate::store::{PermitRequest, Permits, Store, StoreError};
+use crate::store::{Partition, PermitRequest, Permits, RecalledKey, Store, StoreError};
 
 /// Locks, so that keys do not wait for each other; well above the number of cores.
 const SHARDS: usize = 64;
@@ -35,6 +36,7 @@ const CALLS_MAX: usize = 3;
 /// Hands out permits.
 pub struct Limiter {
     store: Arc<dyn Store>,
+    coherence: Arc<Coherence>,
     shards: Box<[Mutex<Shard>]>,
     allowed: IntCounter,
     limited: IntCounter,
@@ -69,10 +71,11 @@ pub struct Standing {
 
 impl Limiter {
     /// A limiter that holds nothing yet.
-    pub fn new(store: Arc<dyn Store>, metrics: &Metrics) -> Self {
+    pub fn new(store: Arc<dyn Store>, coherence: Arc<Coherence>, metrics: &Metrics) -> Self {
         let decisions = |outcome| metrics.rate_limit_decisions.with_label_values(&[outcome]);
         Self {
             store,
+            coherence,
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             allowed: decisions("allowed"),
             limited: decisions("limited"),
@@ -80,13 +83,14 @@ impl Limiter {
         }
     }
 
-    /// Takes one permit of `key`, of which there are `limit` in any 60 seconds.
+    /// Takes one permit of `key`, of which there are `limit` in any 60 seconds. The key's firm is the tag's, and lives in
+    /// the partition.
     ///
     /// # Errors
     /// `LimitError::Full` when there is none, `LimitError::Store` when the store was needed and did not answer.
-    pub async fn take(&self, key: KeyId, tag: FirmTag, limit: u32) -> Result<Allowance, LimitError> {
+    pub async fn take(&self, key: KeyId, (tag, partition): (FirmTag, Partition), limit: u32) -> Result<Allowance, LimitError> {
         let taken = match self.take_held(key, limit) {
-            Local::Ask(turn) => self.take_in_turn(key, tag, limit, turn).await,
+            Local::Ask(turn) => self.take_in_turn(key, (tag, partition), limit, turn).await,
             Local::Taken(standing) => Ok(Allowance { standing }),
             Local::Full(retry_after) => Err(LimitError::Full { retry_after }),
         };
@@ -115,7 +119,7 @@ impl Limiter {
     }
 
     /// Waits for its turn to call; whoever had it before may have brought enough for all, or a failure for all.
-    async fn take_in_turn(&self, key: KeyId, tag: FirmTag, limit: u32, turn: Turn) -> Result<Allowance, LimitError> {
+    async fn take_in_turn(&self, key: KeyId, place: (FirmTag, Partition), limit: u32, turn: Turn) -> Result<Allowance, LimitError> {
         let waiting_since = clock::boot_now();
         let _mine = turn.lock().await;
         let mut calls = 0;
@@ -131,16 +135,22 @@ impl Limiter {
             if let Some(error) = self.with_held(key, |held| held.failure_since(waiting_since)) {
                 return Err(LimitError::Store(error));
             }
-            self.call(key, tag, limit).await.map_err(LimitError::Store)?;
+            self.call(key, place, limit).await.map_err(LimitError::Store)?;
         }
     }
 
     /// Asks the store and puts its answer where every request of the key finds it.
-    async fn call(&self, key: KeyId, tag: FirmTag, limit: u32) -> Result<(), StoreError> {
+    async fn call(&self, key: KeyId, (tag, partition): (FirmTag, Partition), limit: u32) -> Result<(), StoreError> {
         let asked_at = clock::boot_now();
-        let (want, reports) = self.with_held(key, |held| held.begin_call(asked_at));
+        let (want, reports, recalls) = self.with_held(key, |held| {
+            held.lives_in(partition);
+            let (want, reports) = held.begin_call(asked_at);
+            (want, reports, held.recalls())
+        });
         let mut call = Call { limiter: self, key, reports };
-        let request = PermitRequest { tag, key, limit, want, reports: call.reports.clone() };
+        // Looked at after `recalls`, so that a store which forgets in between is noticed here or there.
+        let Some(store) = self.coherence.trusted(partition) else { return Err(untrusted()) };
+        let request = PermitRequest { tag, key, limit, want, reports: call.reports.clone(), store };
         self.reservations.inc();
         let answer = match tokio::time::timeout(GRANT_LIFE, self.store.permits(request)).await {
             Ok(answer) => answer,
@@ -152,6 +162,7 @@ impl Limiter {
             Ok(permits) => {
                 call.reports.clear();
                 match permits {
+                    _ if held.recalls() != recalls => return Err(untrusted()),
                     Permits::Granted { id, count, remaining, reset } => {
                         held.granted(Grant::new(id, count, asked_at), Seen { limit, remaining, reset_at: now.plus(reset) });
                     }
@@ -164,6 +175,19 @@ impl Limiter {
                 Err(error)
             }
         })
+    }
+
+    /// What the store of a partition must be told again, since it may have forgotten it. From here on no permit is spent
+    /// that was granted before.
+    pub fn recall(&self, partition: Partition) -> Vec<RecalledKey> {
+        let mut recalled = Vec::new();
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            let now = clock::boot_now();
+            let told = shard.keys.iter_mut().map(|(key, held)| RecalledKey { key: *key, uses: held.recall(now, partition) });
+            recalled.extend(told.filter(|key| !key.uses.is_empty()));
+        }
+        recalled
     }
 
     fn with_held<T>(&self, key: KeyId, act: impl FnOnce(&mut Held) -> T) -> T {
@@ -252,6 +276,10 @@ impl Standing {
     }
 }
 
+fn untrusted() -> StoreError {
+    StoreError::Unavailable("it may have forgotten uses, and is being told of them".into())
+}
+
 fn header(text: String) -> HeaderValue {
     HeaderValue::try_from(text).expect("digits, quotes and letters are a header value")
 }
@@ -263,8 +291,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::FirmId;
     use crate::domain::window::GrantId;
+    use crate::domain::{FirmId, ReplicaId};
     use crate::store::embedded::EmbeddedStore;
 
     struct Bench {
@@ -278,12 +306,15 @@ mod tests {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let metrics = Metrics::new();
-            let limiter = Limiter::new(EmbeddedStore::open(folder.path()).unwrap(), &metrics);
+            let store = EmbeddedStore::open(folder.path()).unwrap();
+            let coherence = Coherence::new(store.clone(), ReplicaId::new("replica-1"), Uuid::nil(), &metrics);
+            coherence.join().now_or_never().expect("a store in this process").unwrap();
+            let limiter = Limiter::new(store, coherence, &metrics);
             Self { _folder: folder, metrics, limiter, tag: FirmTag::of(&FirmId::parse("firm-1").unwrap()) }
         }
 
         async fn take(&self, key: u128, limit: u32) -> Result<Allowance, LimitError> {
-            self.limiter.take(KeyId::new(Uuid::from_u128(key)), self.tag, limit).await
+            self.limiter.take(KeyId::new(Uuid::from_u128(key)), (self.tag, Partition(0)), limit).await
         }
     }
 

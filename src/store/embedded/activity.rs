@@ -10,11 +10,11 @@ use std::time::Duration;
 use redb::{ReadTransaction, ReadableTable};
 
 use super::disk::failed;
-use super::schema::{self, KeyUses, Raw, Reading, Seen, Spelling, corrupt};
+use super::schema::{self, Raw, Reading, Spelling, corrupt};
 use super::writer::Change;
 use crate::clock;
 use crate::domain::{Action, AuditRecord, BootInstant, FirmId, KeyId, Outcome, Sequence, Timestamp};
-use crate::store::uses::{SEEN_KEPT, SEEN_MAX, network, seen_with, tool};
+use crate::store::uses::{KeyUses, SEEN_KEPT, SEEN_MAX, Seen, network, seen_with, tool};
 use crate::store::{ActivityOrder, ActivityPage, ActivityPlace, ActivityQuery, AuditBatch, LastUse, StoreError};
 
 /// Records removed by one batch at most: more than a batch brings, so that trimming keeps up.
@@ -56,19 +56,28 @@ pub(super) fn ship(change: &mut Change<'_>, batch: AuditBatch, trimmer: &mut Tri
 
 /// Adds a record to the log, unless it is there already.
 pub(super) fn append(change: &mut Change<'_>, record: &AuditRecord) -> Result<(), StoreError> {
+    let next = change.arrival + 1;
+    if append_at(change, record, next)? {
+        change.arrival = next;
+    }
+    Ok(())
+}
+
+/// Adds a record to the log as of an arrival; says whether it was not there already.
+pub(super) fn append_at(change: &mut Change<'_>, record: &AuditRecord, arrival: u64) -> Result<bool, StoreError> {
     let place = |spelling: Spelling| spelling.time(record.time).uuid(record.event_id);
     let firm = schema::of_firm(&record.firm_id);
     let in_firm = place(firm.clone());
     if change.activity.find(in_firm.bytes())?.is_some() {
-        return Ok(());
+        return Ok(false);
     }
-    change.arrival += 1;
-    change.activity.put(in_firm.bytes(), &schema::write_activity(record, change.arrival))?;
+    change.activity.put(in_firm.bytes(), &schema::write_activity(record, arrival))?;
     change.activity_by_key.put(place(schema::of_key(record.key_id)).bytes(), &[])?;
     if record.action != Action::Use {
         change.activity_by_change.put(in_firm.bytes(), &[])?;
     }
-    change.activity_by_arrival.put(firm.number(change.arrival).bytes(), place(Spelling::default()).bytes())
+    change.activity_by_arrival.put(firm.number(arrival).bytes(), place(Spelling::default()).bytes())?;
+    Ok(true)
 }
 
 /// The records after `mark`, and the last sequence there will then be. They must go on where the log ends.
@@ -133,7 +142,7 @@ impl Trimmer {
     fn trim(&mut self, change: &mut Change<'_>, until: Timestamp) -> Result<(), StoreError> {
         let mut left = TRIMMED_PER_BATCH;
         for _ in 0..FIRMS_PER_BATCH {
-            let Some(firm) = next_firm(change, &self.next)? else {
+            let Some(firm) = next_firm(&change.activity.table, &self.next)? else {
                 self.next.clear();
                 return Ok(());
             };
@@ -152,12 +161,12 @@ impl Trimmer {
     }
 }
 
-/// What the first activity key from `start` on begins with.
-fn next_firm(change: &Change<'_>, start: &[u8]) -> Result<Option<Spelling>, StoreError> {
-    let mut rows = change.activity.table.range::<&[u8]>(start..).map_err(failed)?;
+/// What the first row from `start` on begins with, in a table whose keys are a firm, a time and an id.
+pub(super) fn next_firm(table: &impl ReadableTable<Raw, Raw>, start: &[u8]) -> Result<Option<Spelling>, StoreError> {
+    let mut rows = table.range::<&[u8]>(start..).map_err(failed)?;
     let Some(row) = rows.next() else { return Ok(None) };
     let (key, _) = row.map_err(failed)?;
-    let (firm, _) = key.value().split_last_chunk::<24>().ok_or_else(|| corrupt("an activity key is too short"))?;
+    let (firm, _) = key.value().split_last_chunk::<24>().ok_or_else(|| corrupt("a firm's key is too short"))?;
     Ok(Some(Spelling::default().raw(firm)))
 }
 

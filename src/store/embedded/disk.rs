@@ -14,7 +14,7 @@ use redb::{Database, ReadTransaction, ReadableDatabase, WriteTransaction};
 use super::schema::{self, Definition};
 use crate::store::StoreError;
 
-const FILE_NAME: &str = "store.redb";
+pub(super) const FILE_NAME: &str = "store.redb";
 /// Memory for pages of the file. Keys are in the gateway's own cache, so this serves lists and the log's end.
 const CACHE_BYTES: usize = 64 * 1024 * 1024;
 /// Nobody but the gateway's user: the file tells who did what when.
@@ -49,8 +49,13 @@ pub(super) struct Disk {
 impl Disk {
     /// Opens the store's file in `folder`; makes both where they are missing.
     pub(super) fn open(folder: &Path) -> Result<Self, StoreError> {
+        Self::open_named(folder, FILE_NAME)
+    }
+
+    /// The same for a file of another name.
+    pub(super) fn open_named(folder: &Path, name: &str) -> Result<Self, StoreError> {
         DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder).map_err(|error| cannot("make the folder", folder, &error))?;
-        let path = folder.join(FILE_NAME);
+        let path = folder.join(name);
         let mut private = OpenOptions::new();
         private.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
         private.open(&path).map_err(|error| cannot("open", &path, &error))?;

@@ -152,12 +152,16 @@ fn size(set: &impl ReadableTable<Raw, Raw>, prefix: &Spelling) -> Result<u64, St
     Ok(size)
 }
 
-fn insert(change: &mut Change<'_>, record: &KeyRecord) -> Result<(), StoreError> {
+/// Adds a key; a live one takes its place in the sets.
+pub(super) fn insert(change: &mut Change<'_>, record: &KeyRecord) -> Result<(), StoreError> {
     let id = record.id.uuid();
     let (firm, creator) = (schema::of_firm(&record.firm_id), schema::of_creator(&record.firm_id, &record.creator));
     change.keys.put(id.as_bytes(), &schema::write_record(record))?;
     change.keys_by_digest.put(record.digest.as_bytes(), id.as_bytes())?;
     change.keys_by_firm.put(firm.clone().time(record.created_at).uuid(id).bytes(), &[])?;
+    if record.state != KeyState::Live {
+        return Ok(());
+    }
     change.live_by_firm.put(firm.uuid(id).bytes(), &[])?;
     change.live_by_creator.put(creator.uuid(id).bytes(), &[])
 }

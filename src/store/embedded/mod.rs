@@ -10,6 +10,7 @@
 mod activity;
 mod disk;
 mod keys;
+pub(in crate::store) mod moving;
 mod news;
 mod schema;
 mod windows;
@@ -31,8 +32,8 @@ use self::news::News;
 use self::windows::Windows;
 use self::writer::{Mender, Operation, Writer, current_epoch};
 use super::{
-    ActivityPage, ActivityQuery, AuditBatch, Creation, Found, KeyView, NewKey, Partition, PermitRequest, Permits, Renewal, RenewalRequest,
-    Revocation, RevokeRequest, SessionState, Store, StoreError, StoreIncarnation, Trust,
+    ActivityPage, ActivityQuery, AuditBatch, Creation, Epoch, Found, KeyView, NewKey, Partition, PermitRequest, Permits, RecalledKey,
+    Renewal, RenewalRequest, Revocation, RevokeRequest, Safeguard, SessionState, Sessions, Store, StoreError, StoreIncarnation, Trust,
 };
 use crate::domain::window::WINDOW;
 use crate::domain::{FirmId, FirmTag, KeyDigest, KeyId, Sequence};
@@ -101,12 +102,20 @@ impl Store for EmbeddedStore {
     }
 
     fn renew(&self, request: RenewalRequest) -> BoxFuture<'_, Result<Renewal, StoreError>> {
+        if !self.writer.is_running() {
+            return std::future::ready(Err(StoreError::Unavailable("the store's writer has ended".into()))).boxed();
+        }
         let (epoch, news) = self.news.lock().after(request.applied);
-        std::future::ready(Ok(Renewal { epoch, news, trust: Trust::UntilTold, store: StoreIncarnation(String::new()) })).boxed()
+        std::future::ready(Ok(Renewal { epoch, news, trust: Trust::UntilTold, store: StoreIncarnation::default(), time: None })).boxed()
     }
 
-    fn sessions(&self, _partition: Partition) -> BoxFuture<'_, Result<Vec<SessionState>, StoreError>> {
-        std::future::ready(Ok(Vec::new())).boxed()
+    fn epoch(&self, _partition: Partition) -> BoxFuture<'_, Result<(Epoch, StoreIncarnation), StoreError>> {
+        let (epoch, _) = self.news.lock().after(Epoch(0));
+        std::future::ready(Ok((epoch, StoreIncarnation::default()))).boxed()
+    }
+
+    fn sessions(&self, _partition: Partition) -> BoxFuture<'_, Result<Sessions, StoreError>> {
+        std::future::ready(Ok(Sessions::default())).boxed()
     }
 
     fn forget(&self, _partition: Partition, _sessions: Vec<SessionState>) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -115,6 +124,11 @@ impl Store for EmbeddedStore {
 
     /// The file keeps what it acknowledged, so there is nothing to say again.
     fn reassert(&self, _partition: Partition, _revoked: Vec<KeyDigest>) -> BoxFuture<'_, Result<(), StoreError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    /// Windows live and die with the only replica, and are made from the log again.
+    fn recall(&self, _partition: Partition, _keys: Vec<RecalledKey>) -> BoxFuture<'_, Result<(), StoreError>> {
         std::future::ready(Ok(())).boxed()
     }
 
@@ -166,14 +180,9 @@ impl Store for EmbeddedStore {
         self.reader.read_much(move |snapshot| activity::read(snapshot, &query)).boxed()
     }
 
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        async move {
-            if !self.writer.is_running() {
-                return Err(StoreError::Unavailable("the store's writer has ended".into()));
-            }
-            self.reader.read(|snapshot| snapshot.open_table(schema::META).map(drop).map_err(failed))
-        }
-        .boxed()
+    /// Nobody but the gateway could change how the file is written.
+    fn safeguards(&self) -> BoxFuture<'_, Result<Vec<Safeguard>, StoreError>> {
+        std::future::ready(Ok(Vec::new())).boxed()
     }
 }
 
@@ -287,7 +296,11 @@ mod tests {
         drop(store);
         let store = EmbeddedStore::open(folder.path()).unwrap();
         let tag = FirmTag::of(&key.record.firm_id);
-        match store.permits(PermitRequest { tag, key: key.record.id, limit: 100, want: 1, reports: vec![] }).await.unwrap() {
+        match store
+            .permits(PermitRequest { tag, key: key.record.id, limit: 100, want: 1, reports: vec![], store: StoreIncarnation::default() })
+            .await
+            .unwrap()
+        {
             Permits::Granted { remaining, .. } => remaining,
             Permits::Full { retry_after } => panic!("full for {retry_after:?}"),
         }
@@ -310,7 +323,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = EmbeddedStore::open(folder.path()).unwrap();
         let tag = FirmTag::of(&FirmId::parse("firm-1").unwrap());
-        store.permits(PermitRequest { tag, key: KeyId::new(Uuid::from_u128(1)), limit: 100, want: 1, reports: vec![] }).await.unwrap();
+        store
+            .permits(PermitRequest {
+                tag,
+                key: KeyId::new(Uuid::from_u128(1)),
+                limit: 100,
+                want: 1,
+                reports: vec![],
+                store: StoreIncarnation::default(),
+            })
+            .await
+            .unwrap();
         assert_eq!(store.windows.held(), 1);
         store.windows.sweep_at(clock::boot_now().plus(Duration::from_secs(62)));
         assert_eq!(store.windows.held(), 0);

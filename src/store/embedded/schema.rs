@@ -14,19 +14,21 @@
 //!   activity_by_change  firm | time | event       → nothing        creates and revokes only
 //!   activity_by_arrival firm | arrival            → time, event
 //!   spools              spool                     → last sequence
-//!   meta                name                      → number         schema, epoch, arrival
+//!   meta                name                      → number         schema, epoch, arrival; data_set: a text
 //! ```
 //!
 //! Texts are led by their length and numbers are big-endian, so no two keys are spelt alike and keys sort as their
 //! parts do. No value ever holds a secret.
 
 use redb::{ReadableTable, TableDefinition};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::domain::{AuditRecord, FirmId, FrozenPermissions, KeyDigest, KeyId, KeyName, KeyRecord, KeyState, Timestamp, UserId};
-use crate::store::{ActivityPlace, LastUse, StoreError};
+use crate::domain::{AuditRecord, FirmId, KeyDigest, KeyId, KeyRecord, Timestamp, UserId};
+use crate::store::uses::KeyUses;
+use crate::store::written::WrittenKey;
+use crate::store::{ActivityPlace, StoreError};
 
 /// A table's keys and values are bytes that only this file understands.
 pub(super) type Raw = &'static [u8];
@@ -56,6 +58,8 @@ const VALUE_VERSION: u8 = 1;
 pub(super) const META_SCHEMA: &[u8] = b"schema";
 pub(super) const META_EPOCH: &[u8] = b"epoch";
 pub(super) const META_ARRIVAL: &[u8] = b"arrival";
+/// With a partition's number: the token of the Redis data set that was moved here.
+pub(super) const META_DATA_SET: &[u8] = b"data_set ";
 
 /// A table's key, part by part.
 #[derive(Clone, Default)]
@@ -169,82 +173,17 @@ pub(super) fn corrupt(what: &str) -> StoreError {
     StoreError::Corrupt(what.to_owned())
 }
 
-/// A key's record as it stands in the file; the digest stands before it, in bytes.
-#[derive(Serialize, Deserialize)]
-struct StoredKey {
-    id: KeyId,
-    name: KeyName,
-    prefix: Box<str>,
-    firm_id: FirmId,
-    creator: UserId,
-    creator_name: Option<Box<str>>,
-    permissions: FrozenPermissions,
-    created_at: Timestamp,
-    revoked: Option<StoredRevocation>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredRevocation {
-    at: Timestamp,
-    by: UserId,
-    reason: Box<str>,
-}
-
 pub(super) fn write_record(record: &KeyRecord) -> Vec<u8> {
-    let revoked = match &record.state {
-        KeyState::Live => None,
-        KeyState::Revoked { at, by, reason } => Some(StoredRevocation { at: *at, by: by.clone(), reason: reason.clone() }),
-    };
-    let stored = StoredKey {
-        id: record.id,
-        name: record.name.clone(),
-        prefix: record.prefix.clone(),
-        firm_id: record.firm_id.clone(),
-        creator: record.creator.clone(),
-        creator_name: record.creator_name.clone(),
-        permissions: record.permissions.clone(),
-        created_at: record.created_at,
-        revoked,
-    };
     let mut value = vec![VALUE_VERSION];
     value.extend(record.digest.as_bytes());
-    append_json(value, &stored)
+    append_json(value, &WrittenKey::of(record))
 }
 
 pub(super) fn read_record(bytes: &[u8]) -> Result<KeyRecord, StoreError> {
     let mut reading = Reading::of(bytes);
     reading.version()?;
     let digest = KeyDigest::from_bytes(reading.take()?);
-    let stored: StoredKey = reading.json()?;
-    let state =
-        stored.revoked.map_or(KeyState::Live, |revoked| KeyState::Revoked { at: revoked.at, by: revoked.by, reason: revoked.reason });
-    Ok(KeyRecord {
-        id: stored.id,
-        digest,
-        name: stored.name,
-        prefix: stored.prefix,
-        firm_id: stored.firm_id,
-        creator: stored.creator,
-        creator_name: stored.creator_name,
-        permissions: stored.permissions,
-        created_at: stored.created_at,
-        state,
-    })
-}
-
-/// What a key's uses have told: kept apart from its record, which never changes but for its revocation.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub(super) struct KeyUses {
-    pub(super) last: Option<LastUse>,
-    pub(super) tools: Vec<Seen>,
-    pub(super) networks: Vec<Seen>,
-}
-
-/// Something a key was used with, and when last.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(super) struct Seen {
-    pub(super) what: String,
-    pub(super) at: Timestamp,
+    reading.json::<WrittenKey>().map(|written| written.with(digest))
 }
 
 pub(super) fn write_uses(uses: &KeyUses) -> Vec<u8> {

@@ -234,7 +234,7 @@ pub(super) struct Change<'txn> {
     pub(super) activity_by_change: Rows<'txn>,
     pub(super) activity_by_arrival: Rows<'txn>,
     pub(super) spools: Rows<'txn>,
-    meta: Rows<'txn>,
+    pub(super) meta: Rows<'txn>,
     /// The partition's epoch, the changes of this transaction included.
     pub(super) epoch: u64,
     /// The last arrival in the log, this transaction's included.
@@ -244,7 +244,7 @@ pub(super) struct Change<'txn> {
 }
 
 impl<'txn> Change<'txn> {
-    fn open(transaction: &'txn WriteTransaction, writes: &'txn Cell<u64>) -> Result<Self, StoreError> {
+    pub(super) fn open(transaction: &'txn WriteTransaction, writes: &'txn Cell<u64>) -> Result<Self, StoreError> {
         let rows = |definition: Definition| transaction.open_table(definition).map(|table| Rows { table, writes }).map_err(failed);
         let meta = rows(schema::META)?;
         Ok(Self {
@@ -275,7 +275,8 @@ impl<'txn> Change<'txn> {
         self.epoch
     }
 
-    fn finish(mut self) -> Result<Vec<Option<KeyDigest>>, StoreError> {
+    /// Writes down the numbers; answers what is to be told.
+    pub(super) fn finish(mut self) -> Result<Vec<Option<KeyDigest>>, StoreError> {
         for (name, number) in [(schema::META_EPOCH, self.epoch), (schema::META_ARRIVAL, self.arrival)] {
             if schema::number_in(&self.meta.table, name)? != number {
                 self.meta.put(name, &number.to_be_bytes())?;

@@ -1,17 +1,23 @@
 //! The activity log (protocol 3): one stream for consumers, and for each firm its own, which the admin API reads.
 //!
+//! A spool's records are of firms of all partitions, so each batch goes to every partition with that partition's records
+//! only, and each keeps its own mark: what all of them hold is what the log holds. A batch that failed somewhere is sent
+//! again to all; those who had it skip it.
+//!
 //! A firm's stream is in the order of arrival, and a place in it is the stream's id `ms-n` as one number, `ms << 22 | n`:
 //! 41 bits of milliseconds until 2039 and 4 million records within one of them. The order by time is a sorted set beside it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU64;
 
+use futures_util::future::try_join_all;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::keys::{number, words};
-use super::schema::{self, PREFIX};
+use super::schema::{self, Names};
 use super::{RedisStore, corrupt};
-use crate::domain::{Action, AuditRecord, KeyId, Outcome, Sequence, Timestamp};
+use crate::domain::{Action, AuditRecord, FirmId, FirmTag, KeyId, Outcome, Sequence, Timestamp};
 use crate::store::uses::{network, tool};
 use crate::store::{ActivityOrder, ActivityPage, ActivityPlace, ActivityQuery, AuditBatch, StoreError};
 
@@ -25,7 +31,7 @@ const ARRIVALS_PER_CALL: usize = 1_000;
 const NUMBER_BITS: u32 = 22;
 
 /// A stream's entry: its id, and fields and values in turn.
-type Entry = (String, Vec<String>);
+pub(super) type Entry = (String, Vec<String>);
 
 /// A record as fields and values in turn, absent ones left out.
 pub(super) fn write(record: &AuditRecord) -> Vec<String> {
@@ -38,7 +44,7 @@ pub(super) fn write(record: &AuditRecord) -> Vec<String> {
         .collect()
 }
 
-fn read(fields: &[String]) -> Result<AuditRecord, StoreError> {
+pub(super) fn read(fields: &[String]) -> Result<AuditRecord, StoreError> {
     let pairs = fields.chunks_exact(2).filter_map(|pair| Some((pair.first()?.clone(), Value::String(pair.last()?.clone()))));
     let members: Map<String, Value> = pairs.collect();
     serde_json::from_value(Value::Object(members))
@@ -46,13 +52,43 @@ fn read(fields: &[String]) -> Result<AuditRecord, StoreError> {
 }
 
 pub(super) async fn ship(store: &RedisStore, batch: AuditBatch) -> Result<Sequence, StoreError> {
-    let age = batch.age_max.map_or_else(String::new, |age| age.as_micros().to_string());
-    let mut arguments = vec![PREFIX.to_owned(), age, batch.records.len().to_string()];
+    let sequences = range_of(&batch.records)?;
+    let mut parts: Vec<Vec<&AuditRecord>> = store.partitions.iter().map(|_| Vec::new()).collect();
     for record in &batch.records {
-        let sequence = record.sequence.ok_or_else(|| corrupt("a spooled record has no sequence"))?;
+        let home = usize::from(store.names_of(FirmTag::of(&record.firm_id)).partition.0);
+        parts.get_mut(home).ok_or_else(|| corrupt("a firm has no partition"))?.push(record);
+    }
+    let shipments = store.partitions.iter().zip(&parts).map(|(names, records)| ship_to(store, names, &batch, sequences, records));
+    Ok(try_join_all(shipments).await?.into_iter().min().unwrap_or_default())
+}
+
+/// The first and last sequence; 1 and 0 when there are no records. The batch itself has no gap.
+fn range_of(records: &[AuditRecord]) -> Result<(u64, u64), StoreError> {
+    let mut range: Option<(u64, u64)> = None;
+    for record in records {
+        let sequence = record.sequence.ok_or_else(|| corrupt("a spooled record has no sequence"))?.get();
+        range = match range {
+            None => Some((sequence, sequence)),
+            Some((first, last)) if last.checked_add(1) == Some(sequence) => Some((first, sequence)),
+            Some((_, last)) => return Err(StoreError::Corrupt(format!("a batch goes on at {sequence} after {last}"))),
+        };
+    }
+    Ok(range.unwrap_or((1, 0)))
+}
+
+async fn ship_to(
+    store: &RedisStore,
+    names: &Names,
+    batch: &AuditBatch,
+    (first, last): (u64, u64),
+    records: &[&AuditRecord],
+) -> Result<Sequence, StoreError> {
+    let age = batch.age_max.map_or_else(String::new, |age| age.as_micros().to_string());
+    let mut arguments = vec![names.prefix.clone(), age, first.to_string(), last.to_string(), records.len().to_string()];
+    for record in records {
         let fields = write(record);
         arguments.extend([
-            sequence.to_string(),
+            record.sequence.map_or(0, NonZeroU64::get).to_string(),
             record.firm_id.to_string(),
             record.time.micros().to_string(),
             record.event_id.simple().to_string(),
@@ -60,23 +96,30 @@ pub(super) async fn ship(store: &RedisStore, batch: AuditBatch) -> Result<Sequen
         ]);
         arguments.extend(fields);
     }
-    let uses = uses(&batch.records);
+    let mut keys = vec![names.mark(batch.spool), names.stream.clone(), names.named("firms"), names.named("spools")];
+    let firms: HashSet<&FirmId> = records.iter().map(|record| &record.firm_id).collect();
+    keys.extend(firms.into_iter().flat_map(|firm| ["log", "times"].map(|what| names.of_firm(firm, what))));
+    let uses = uses(records);
     arguments.push(uses.len().to_string());
-    uses.into_iter().for_each(|(key, uses)| uses.spell(key, &mut arguments));
-    let keys = [schema::mark(batch.spool), store.stream.clone(), schema::named("firms")];
+    for (key, uses) in uses {
+        keys.extend(["uses", "tools", "networks"].map(|what| names.of_key(what, key)));
+        uses.spell(key, &mut arguments);
+    }
     let answer: Vec<String> = store.connections.bulk().call(&schema::SHIP, &keys, &arguments).await?;
     match &*words(&answer) {
         ["taken", mark] => Ok(Sequence(number(mark)?)),
-        ["gap", sequence, mark] => {
-            Err(StoreError::Corrupt(format!("a spool goes on at {sequence}, but the log holds it up to {mark} only")))
-        }
+        ["gap", mark] => Err(StoreError::Corrupt(format!("a spool goes on at {first}, but the log holds it up to {mark} only"))),
         _ => Err(corrupt("a shipment has an unknown answer")),
     }
 }
 
+/// What every partition holds.
 pub(super) async fn shipped(store: &RedisStore, spool: Uuid) -> Result<Sequence, StoreError> {
-    let mark: Option<u64> = store.connections.bulk().send(redis::cmd("GET").arg(schema::mark(spool))).await?;
-    Ok(Sequence(mark.unwrap_or(0)))
+    let marks = store.partitions.iter().map(async |names| {
+        let mark: Option<u64> = store.connections.bulk().send(redis::cmd("GET").arg(names.mark(spool))).await?;
+        Ok::<_, StoreError>(mark.unwrap_or(0))
+    });
+    Ok(Sequence(try_join_all(marks).await?.into_iter().min().unwrap_or(0)))
 }
 
 /// What a batch tells of one key: the newest use, and each tool and network with its newest time.
@@ -87,9 +130,9 @@ struct Uses<'a> {
     networks: HashMap<String, Timestamp>,
 }
 
-fn uses(records: &[AuditRecord]) -> HashMap<KeyId, Uses<'_>> {
+fn uses<'a>(records: &[&'a AuditRecord]) -> HashMap<KeyId, Uses<'a>> {
     let mut all: HashMap<KeyId, Uses<'_>> = HashMap::new();
-    for record in records.iter().filter(|record| record.action == Action::Use && record.outcome == Outcome::Allowed) {
+    for record in records.iter().copied().filter(|record| record.action == Action::Use && record.outcome == Outcome::Allowed) {
         let uses = all.entry(record.key_id).or_default();
         if uses.last.is_none_or(|last| last.time <= record.time) {
             uses.last = Some(record);
@@ -125,7 +168,7 @@ pub(super) async fn activity(store: &RedisStore, query: ActivityQuery) -> Result
         ActivityOrder::NewestFirst { after } => newest_first(store, &query, after).await,
         ActivityOrder::Arrival { after: Some(after) } => in_arrival(store, &query, after).await,
         ActivityOrder::Arrival { after: None } => {
-            let log = schema::of_firm(&query.firm, "log");
+            let log = store.names_of(FirmTag::of(&query.firm)).of_firm(&query.firm, "log");
             let last: Vec<Entry> =
                 store.connections.bulk().send(redis::cmd("XREVRANGE").arg(log).arg("+").arg("-").arg("COUNT").arg(1)).await?;
             let arrival = last.first().map(|(id, _)| arrival(id)).transpose()?.unwrap_or(0);
@@ -135,7 +178,8 @@ pub(super) async fn activity(store: &RedisStore, query: ActivityQuery) -> Result
 }
 
 async fn newest_first(store: &RedisStore, query: &ActivityQuery, after: Option<ActivityPlace>) -> Result<ActivityPage, StoreError> {
-    let keys = [schema::of_firm(&query.firm, "times"), schema::of_firm(&query.firm, "log")];
+    let names = store.names_of(FirmTag::of(&query.firm));
+    let keys = [names.of_firm(&query.firm, "times"), names.of_firm(&query.firm, "log")];
     let wanted = query.limit.clamp(1, PAGE_MAX);
     let after = after.filter(|place| query.until.is_none_or(|until| place.time < until));
     let (mut latest, mut before) = match (after, query.until) {
@@ -176,8 +220,8 @@ fn split(answer: Vec<redis::Value>) -> Result<Newest, StoreError> {
 }
 
 async fn in_arrival(store: &RedisStore, query: &ActivityQuery, after: u64) -> Result<ActivityPage, StoreError> {
-    let log = schema::of_firm(&query.firm, "log");
-    let start = format!("({}-{}", after >> NUMBER_BITS, after & ((1 << NUMBER_BITS) - 1));
+    let log = store.names_of(FirmTag::of(&query.firm)).of_firm(&query.firm, "log");
+    let start = format!("({}", place(after));
     let entries: Vec<Entry> =
         store.connections.bulk().send(redis::cmd("XRANGE").arg(log).arg(start).arg("+").arg("COUNT").arg(ARRIVALS_PER_CALL)).await?;
     let mut page = ActivityPage { records: Vec::new(), more: entries.len() == ARRIVALS_PER_CALL, arrival: after };
@@ -200,7 +244,12 @@ fn fits(query: &ActivityQuery, record: &AuditRecord) -> bool {
         && query.until.is_none_or(|until| record.time < until)
 }
 
-fn arrival(id: &str) -> Result<u64, StoreError> {
+/// The id that an arrival was made of.
+pub(super) fn place(arrival: u64) -> String {
+    format!("{}-{}", arrival >> NUMBER_BITS, arrival & ((1 << NUMBER_BITS) - 1))
+}
+
+pub(super) fn arrival(id: &str) -> Result<u64, StoreError> {
     let (ms, count) = id.split_once('-').ok_or_else(|| corrupt("a stream's id is none"))?;
     let (ms, count) = (number(ms)?, number(count)?);
     if ms >> (u64::BITS - NUMBER_BITS) == 0 && count >> NUMBER_BITS == 0 {

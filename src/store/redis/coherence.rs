@@ -1,51 +1,94 @@
 //! Sessions, epochs and what was revoked (protocol 1).
+//!
+//! A renewal is the one call that any data set answers: it tells a stranger and another version's layout apart from the
+//! known store, and from then on every other script is held to the data set that it found.
 
 use std::time::Duration;
 
-use super::keys::{PARTITION, number};
-use super::schema::{self, digest};
+use super::keys::number;
+use super::schema;
 use super::{RedisStore, corrupt, keys};
 use crate::clock;
-use crate::domain::{KeyDigest, ReplicaId};
-use crate::store::{Epoch, Invalidations, Renewal, RenewalRequest, SessionState, StoreError, StoreIncarnation, Trust};
+use crate::config::Revocations;
+use crate::domain::{KeyDigest, ReplicaId, Timestamp};
+use crate::store::{Epoch, Invalidations, Partition, Renewal, RenewalRequest, SessionState, Sessions, StoreError, StoreIncarnation, Trust};
 
 pub(super) async fn renew(store: &RedisStore, request: RenewalRequest) -> Result<Renewal, StoreError> {
-    let names = ["epoch", "sessions", "revoked", "untold", "store"].map(schema::named);
+    let names = store.names(request.partition);
+    let keys = ["epoch", "sessions", "revoked", "untold", "store", "schema"].map(|name| names.named(name));
+    let (lease, trust) = match store.revocations {
+        Revocations::Lease => (store.lease, Trust::Lease(store.lease)),
+        // Nobody has to wait for a replica that asks for each request.
+        Revocations::Strict => (Duration::ZERO, Trust::Asking(store.lease)),
+    };
+    let known = request.data_set.unwrap_or_default();
     let arguments = [
         request.replica.as_str().to_owned(),
         request.incarnation.to_string(),
         request.applied.0.to_string(),
-        store.lease.as_millis().to_string(),
+        lease.as_millis().to_string(),
         clock::fresh_uuid().to_string(),
+        known.clone(),
     ];
-    let answer: Vec<String> = store.connections.hot().call(&schema::RENEW, &names, &arguments).await?;
-    let [epoch, incarnation, word, digests @ ..] = answer.as_slice() else { return Err(corrupt("a renewal's answer is too short")) };
+    let answer: Vec<String> = store.connections.hot().call(&schema::RENEW, &keys, &arguments).await?;
+    let (word, epoch, data_set, run, time, digests) = match answer.as_slice() {
+        [word, found] if word == "other" => return Err(foreign(&known, found)),
+        [word, found] if word == "layout" => return Err(another_layout(found)),
+        [word, epoch, data_set, run, time, digests @ ..] => (word, epoch, data_set, run, time, digests),
+        _ => return Err(corrupt("a renewal's answer is too short")),
+    };
     let news = match word.as_str() {
         "flush" => Invalidations::Flush,
         _ => Invalidations::Revoked(
-            digests.iter().map(|text| digest(text).ok_or_else(|| corrupt("what was revoked is no digest"))).collect::<Result<_, _>>()?,
+            digests
+                .iter()
+                .map(|text| KeyDigest::from_hex(text).ok_or_else(|| corrupt("what was revoked is no digest")))
+                .collect::<Result<_, _>>()?,
         ),
     };
-    Ok(Renewal { epoch: Epoch(number(epoch)?), news, trust: Trust::Lease(store.lease), store: StoreIncarnation(incarnation.clone()) })
+    store.connections.identity().learn(&names.named("store"), data_set);
+    let time = i64::try_from(number(time)?).map(Timestamp::from_micros).map_err(|_| corrupt("the store's time is none"))?;
+    let incarnation = StoreIncarnation { data_set: data_set.clone(), run: run.clone() };
+    Ok(Renewal { epoch: Epoch(number(epoch)?), news, trust, store: incarnation, time: Some(time) })
 }
 
-pub(super) async fn sessions(store: &RedisStore) -> Result<Vec<SessionState>, StoreError> {
-    let answer: Vec<(String, String)> = store.connections.hot().send(redis::cmd("HGETALL").arg(schema::named("sessions"))).await?;
-    answer.iter().map(|(name, state)| read_session(name, state).ok_or_else(|| corrupt("a session cannot be read"))).collect()
+fn foreign(known: &str, found: &str) -> StoreError {
+    let what = if found.is_empty() { "this Redis is empty" } else { "this Redis holds another data set" };
+    StoreError::Foreign(format!("{what} (found {found:?}, known {known:?}): it was emptied, or another one answers at its address"))
+}
+
+fn another_layout(found: &str) -> StoreError {
+    StoreError::Corrupt(format!(
+        "this Redis now holds layout {found:?}, and this version reads and writes layout {:?} only; start a version that knows it",
+        schema::SCHEMA
+    ))
+}
+
+pub(super) async fn epoch(store: &RedisStore, partition: Partition) -> Result<(Epoch, StoreIncarnation), StoreError> {
+    let keys = ["epoch", "store"].map(|name| store.names(partition).named(name));
+    let (epoch, data_set, run): (String, String, String) = store.connections.hot().call(&schema::EPOCH, &keys, &[]).await?;
+    Ok((Epoch(number(&epoch)?), StoreIncarnation { data_set, run }))
+}
+
+pub(super) async fn sessions(store: &RedisStore, partition: Partition) -> Result<Sessions, StoreError> {
+    let keys = ["sessions", "store"].map(|name| store.names(partition).named(name));
+    let answer: Vec<String> = store.connections.hot().call(&schema::SESSIONS, &keys, &[]).await?;
+    let [data_set, run, pairs @ ..] = answer.as_slice() else { return Err(corrupt("an answer about sessions is too short")) };
+    let all = pairs.chunks_exact(2).map(|pair| match pair {
+        [name, state] => read_session(name, state).ok_or_else(|| corrupt("a session cannot be read")),
+        _ => Err(corrupt("a session has no state")),
+    });
+    Ok(Sessions { store: StoreIncarnation { data_set: data_set.clone(), run: run.clone() }, all: all.collect::<Result<_, _>>()? })
 }
 
 /// A session is forgotten only if it has said nothing since the caller saw it so, whatever the store's clock says.
-pub(super) async fn forget(store: &RedisStore, sessions: Vec<SessionState>) -> Result<(), StoreError> {
+pub(super) async fn forget(store: &RedisStore, partition: Partition, sessions: Vec<SessionState>) -> Result<(), StoreError> {
     let arguments: Vec<String> = sessions.iter().flat_map(write_session).collect();
-    store.connections.hot().call::<u64>(&schema::FORGET, &[schema::named("sessions")], &arguments).await.map(drop)
+    store.connections.hot().call::<u64>(&schema::FORGET, &[store.names(partition).named("sessions")], &arguments).await.map(drop)
 }
 
-pub(super) async fn reassert(store: &RedisStore, revoked: Vec<KeyDigest>) -> Result<(), StoreError> {
-    debug_assert_eq!(PARTITION.0, 0, "one partition holds every key");
-    for digest in &revoked {
-        keys::reassert(store, digest).await?;
-    }
-    Ok(())
+pub(super) async fn reassert(store: &RedisStore, partition: Partition, revoked: Vec<KeyDigest>) -> Result<(), StoreError> {
+    keys::reassert(store, store.names(partition), &revoked).await
 }
 
 /// `replica incarnation` and `applied renewals lease`.
@@ -69,6 +112,32 @@ fn read_session(name: &str, state: &str) -> Option<SessionState> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_thousand_digests_are_told_in_one_call_and_only_what_was_lost_is_made_again() {
+        let server = super::super::testing::Server::start();
+        let store = server.open().await.unwrap();
+        let digests: Vec<KeyDigest> =
+            (0..1_000_u16).map(|number| KeyDigest::from_bytes([number.to_be_bytes(); 16].concat().try_into().unwrap())).collect();
+        let (line, names) = (store.connections.bulk(), store.names(Partition(0)));
+        for (number, digest) in digests.iter().enumerate() {
+            let mut record = redis::cmd("HSET");
+            record.arg(names.record(digest)).arg("firm_id").arg("firm-1").arg("creator").arg("ann").arg("id").arg(format!("key-{number}"));
+            record.arg("name").arg("a key").arg("prefix").arg("assure_");
+            // Every hundredth is one whose revocation was lost.
+            if number % 100 != 0 {
+                record.arg("revoked_at").arg("1");
+            }
+            line.send::<u64>(&record).await.unwrap();
+        }
+        for _ in 0..2 {
+            reassert(&store, Partition(0), digests.clone()).await.unwrap();
+            let (after, _) = epoch(&store, Partition(0)).await.unwrap();
+            assert_eq!(after, Epoch(10), "what is known is only looked at");
+        }
+        let logged: u64 = line.send(redis::cmd("XLEN").arg("assure:audit")).await.unwrap();
+        assert_eq!(logged, 10, "each with its record");
+    }
 
     #[test]
     fn a_session_reads_back_as_it_was_written() {

@@ -7,17 +7,15 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::schema::{self, NEWS, PREFIX};
+use super::schema::{self, Names};
 use super::{RedisStore, audit, corrupt};
 use crate::clock;
 use crate::domain::{
-    Action, AuditRecord, FirmId, FrozenPermissions, KeyDigest, KeyId, KeyName, KeyRecord, KeyState, ReplicaId, Timestamp, UserId,
+    Action, AuditRecord, FirmId, FirmTag, FrozenPermissions, KeyDigest, KeyId, KeyName, KeyRecord, KeyState, ReplicaId, Timestamp, UserId,
 };
 use crate::store::uses::{SEEN_KEPT, seen_with};
-use crate::store::{Creation, Epoch, Found, KeyView, LastUse, NewKey, Partition, Revocation, RevokeRequest, StoreError};
+use crate::store::{Creation, Epoch, Found, KeyView, LastUse, NewKey, Revocation, RevokeRequest, StoreError};
 
-/// The one partition that this version has.
-pub(super) const PARTITION: Partition = Partition(0);
 /// Fields and values as Redis answers them.
 pub(super) type Fields = HashMap<String, String>;
 /// A key's record, uses, tools and networks, as the script answers them.
@@ -25,50 +23,55 @@ type RawView = (Fields, Fields, Vec<String>, Vec<String>);
 /// Who is said to have revoked a key whose revocation the store forgot and a gateway remembered.
 const REASSERTED_BY: &str = "assure-gateway";
 
-pub(super) async fn find(store: &RedisStore, digest: KeyDigest) -> Result<Found, StoreError> {
-    let keys = [schema::named("epoch"), schema::record(&digest)];
+pub(super) async fn find(store: &RedisStore, tag: FirmTag, digest: KeyDigest) -> Result<Found, StoreError> {
+    let names = store.names_of(tag);
+    let keys = [names.named("epoch"), names.record(&digest)];
     let answer: Vec<String> = store.connections.hot().call(&schema::FIND, &keys, &[]).await?;
     let (epoch, fields) = answer.split_first().ok_or_else(|| corrupt("a look-up has no epoch"))?;
     let record = if fields.is_empty() { None } else { Some(read_record(&paired(fields))?) };
-    Ok(Found { record, partition: PARTITION, epoch: Epoch(number(epoch)?) })
+    Ok(Found { record, partition: names.partition, epoch: Epoch(number(epoch)?) })
 }
 
 pub(super) async fn create(store: &RedisStore, new: NewKey) -> Result<Creation, StoreError> {
     let mut record = new.record;
     let (firm, creator) = (&record.firm_id, &record.creator);
-    let id = schema::id(record.id);
-    let call = new.idempotency_key.as_deref().map(|text| schema::call(firm, creator, text));
+    let names = store.names_of(FirmTag::of(firm));
+    let id = names.id(record.id);
+    let call = new.idempotency_key.as_deref().map(|text| names.call(firm, creator, text));
     let mark = if call.is_some() { "call" } else { "" };
     let keys = [
-        schema::named("epoch"),
-        schema::record(&record.digest),
+        names.named("epoch"),
+        names.record(&record.digest),
         id.clone(),
-        schema::of_firm(firm, "live"),
-        schema::of_creator(firm, creator),
-        schema::of_firm(firm, "keys"),
+        names.of_firm(firm, "live"),
+        names.of_creator(firm, creator),
+        names.of_firm(firm, "keys"),
         call.unwrap_or(id),
-        store.stream.clone(),
+        names.stream.clone(),
+        names.of_firm(firm, "log"),
+        names.of_firm(firm, "times"),
+        names.named("firms"),
     ];
     let fields = write_record(&record);
     let mut arguments = vec![
-        PREFIX.to_owned(),
-        schema::hex(&record.digest),
+        names.prefix.clone(),
+        record.digest.hex(),
         record.id.to_string(),
         firm.to_string(),
         new.firm_max.to_string(),
         new.creator_max.to_string(),
-        NEWS.to_owned(),
+        names.news.clone(),
         new.audit.event_id.simple().to_string(),
         mark.to_owned(),
         fields.len().to_string(),
     ];
     arguments.extend(fields);
     arguments.extend(audit::write(&new.audit));
-    let answer: Vec<String> = store.change(&schema::CREATE, &keys, &arguments).await?;
+    let answer: Vec<String> = store.change(names, &schema::CREATE, &keys, &arguments).await?;
     match &*words(&answer) {
         ["created", epoch, now] => {
             record.created_at = time(now)?;
-            Ok(Creation::Created(record, PARTITION, Epoch(number(epoch)?)))
+            Ok(Creation::Created(record, names.partition, Epoch(number(epoch)?)))
         }
         ["replayed", fields @ ..] => {
             let earlier = read_record(&paired(fields))?;
@@ -83,13 +86,17 @@ pub(super) async fn create(store: &RedisStore, new: NewKey) -> Result<Creation, 
 }
 
 pub(super) async fn revoke(store: &RedisStore, request: RevokeRequest) -> Result<Revocation, StoreError> {
-    let of = [request.key.to_string(), String::new(), request.firm.to_string()];
-    let answer = call_revoke(store, of, &request.by, &request.reason, &request.audit).await?;
+    let names = store.names_of(FirmTag::of(&request.firm));
+    let keys = revocation_keys(names);
+    let mut arguments = vec![names.prefix.clone(), request.key.to_string(), request.firm.to_string(), request.by.to_string()];
+    arguments.extend([request.reason, names.news.clone(), request.audit.event_id.simple().to_string()]);
+    arguments.extend(audit::write(&request.audit));
+    let answer = store.change(names, &schema::REVOKE, &keys, &arguments).await?;
     match &*words(&answer) {
         [word @ ("first" | "again"), epoch, fields @ ..] => Ok(Revocation::Revoked {
             record: read_record(&paired(fields))?,
             first: *word == "first",
-            partition: PARTITION,
+            partition: names.partition,
             epoch: Epoch(number(epoch)?),
         }),
         ["none"] => Ok(Revocation::NotFound),
@@ -97,36 +104,26 @@ pub(super) async fn revoke(store: &RedisStore, request: RevokeRequest) -> Result
     }
 }
 
-/// The script fills in whose key it was; a key that the store does not know needs no revocation.
-pub(super) async fn reassert(store: &RedisStore, digest: &KeyDigest) -> Result<(), StoreError> {
+/// One call for all. The script fills in whose keys they were; a key that the store does not know needs no revocation.
+pub(super) async fn reassert(store: &RedisStore, names: &Names, digests: &[KeyDigest]) -> Result<(), StoreError> {
     let by = UserId::parse(REASSERTED_BY).expect("a good id");
     let nobody = FirmId::parse("-").expect("a good id");
     let (key, event) = (KeyId::new(uuid::Uuid::nil()), clock::fresh_uuid());
     let mut audit = AuditRecord::bare(Action::Revoke, nobody, key, by.as_str(), clock::wall_now(), event, ReplicaId::new(REASSERTED_BY));
     let reason = "the store had forgotten this revocation; a gateway remembered it";
     audit.reason = Some(reason.to_owned());
-    let of = [String::new(), schema::hex(digest), String::new()];
-    let answer = call_revoke(store, of, &by, reason, &audit).await?;
-    if words(&answer).first() == Some(&"first") {
-        tracing::error!(key = ?digest, "the store had forgotten a revocation; it is made again");
+    let mut arguments = vec![names.prefix.clone(), by.to_string(), reason.to_owned(), names.news.clone(), digests.len().to_string()];
+    arguments.extend(digests.iter().flat_map(|digest| [digest.hex(), clock::fresh_uuid().to_string()]));
+    arguments.extend(audit::write(&audit));
+    let forgotten: u64 = store.connections.bulk().call(&schema::REASSERT, &revocation_keys(names), &arguments).await?;
+    if forgotten > 0 {
+        tracing::error!(forgotten, "the store had forgotten revocations; they are made again");
     }
     Ok(())
 }
 
-/// `of` is the key's id, or nothing and its digest, and its firm, or nothing for any.
-async fn call_revoke(
-    store: &RedisStore,
-    of: [String; 3],
-    by: &UserId,
-    reason: &str,
-    audit: &AuditRecord,
-) -> Result<Vec<String>, StoreError> {
-    let keys = [schema::named("epoch"), schema::named("revoked"), schema::named("untold"), store.stream.clone()];
-    let mut arguments = vec![PREFIX.to_owned()];
-    arguments.extend(of);
-    arguments.extend([by.to_string(), reason.to_owned(), NEWS.to_owned(), audit.event_id.simple().to_string()]);
-    arguments.extend(audit::write(audit));
-    store.change(&schema::REVOKE, &keys, &arguments).await
+fn revocation_keys(names: &Names) -> [String; 4] {
+    [names.named("epoch"), names.named("revoked"), names.named("untold"), names.stream.clone()]
 }
 
 pub(super) async fn view(store: &RedisStore, firm: &FirmId, key: KeyId) -> Result<Option<KeyView>, StoreError> {
@@ -140,8 +137,9 @@ pub(super) async fn views(store: &RedisStore, firm: &FirmId) -> Result<Vec<KeyVi
 
 async fn views_of(store: &RedisStore, firm: &FirmId, which: [String; 2]) -> Result<Vec<KeyView>, StoreError> {
     let since = clock::wall_now().minus(SEEN_KEPT).micros().to_string();
-    let arguments = [vec![PREFIX.to_owned(), since], which.to_vec()].concat();
-    let raw: Vec<RawView> = store.connections.bulk().call(&schema::VIEWS, &[schema::of_firm(firm, "keys")], &arguments).await?;
+    let names = store.names_of(FirmTag::of(firm));
+    let arguments = [vec![names.prefix.clone(), since], which.to_vec()].concat();
+    let raw: Vec<RawView> = store.connections.bulk().call(&schema::VIEWS, &[names.of_firm(firm, "keys")], &arguments).await?;
     raw.into_iter()
         .map(|(record, uses, tools, networks)| {
             Ok(KeyView { record: read_record(&record)?, last_use: last_use(&uses)?, seen_with: seen_with(tools, networks) })
@@ -149,18 +147,18 @@ async fn views_of(store: &RedisStore, firm: &FirmId, which: [String; 2]) -> Resu
         .collect()
 }
 
-fn last_use(uses: &Fields) -> Result<Option<LastUse>, StoreError> {
+pub(super) fn last_use(uses: &Fields) -> Result<Option<LastUse>, StoreError> {
     let text = |name: &str| uses.get(name).filter(|text| !text.is_empty()).cloned();
     let Some(at) = text("at") else { return Ok(None) };
     Ok(Some(LastUse { at: time(&at)?, user_agent: text("user_agent"), client_ip: text("client_ip") }))
 }
 
 /// Fields and values but for the creation's time, which is the store's.
-fn write_record(record: &KeyRecord) -> Vec<String> {
+pub(super) fn write_record(record: &KeyRecord) -> Vec<String> {
     let permissions = serde_json::to_string(&record.permissions).expect("texts are always written");
     let mut fields = vec![
         ("id", record.id.to_string()),
-        ("digest", schema::hex(&record.digest)),
+        ("digest", record.digest.hex()),
         ("name", record.name.as_str().to_owned()),
         ("prefix", record.prefix.to_string()),
         ("firm_id", record.firm_id.to_string()),
@@ -173,7 +171,7 @@ fn write_record(record: &KeyRecord) -> Vec<String> {
     fields.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
 }
 
-fn read_record(fields: &Fields) -> Result<KeyRecord, StoreError> {
+pub(super) fn read_record(fields: &Fields) -> Result<KeyRecord, StoreError> {
     let text = |name: &'static str| {
         fields.get(name).map(String::as_str).ok_or_else(|| StoreError::Corrupt(format!("a key's record has no {name}")))
     };
@@ -189,7 +187,7 @@ fn read_record(fields: &Fields) -> Result<KeyRecord, StoreError> {
         .map_err(|_| corrupt("a key's permissions are not a list of texts"))?;
     Ok(KeyRecord {
         id: text("id")?.parse().map_err(|_| corrupt("a key's id is no UUID"))?,
-        digest: schema::digest(text("digest")?).ok_or_else(|| corrupt("a key's digest is none"))?,
+        digest: KeyDigest::from_hex(text("digest")?).ok_or_else(|| corrupt("a key's digest is none"))?,
         name: KeyName::parse(text("name")?).map_err(|_| corrupt("a key's name is none"))?,
         prefix: text("prefix")?.into(),
         firm_id: FirmId::parse(text("firm_id")?).map_err(|_| corrupt("a key's firm is no id"))?,

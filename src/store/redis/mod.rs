@@ -4,15 +4,24 @@
 //! `appendfsync always` that means on disk, with `replicas_ack_min` also on so many Redis replicas. Whatever casts doubt
 //! on an answer is `Unavailable`: the change may or may not have been made, and saying it again is safe.
 //!
-//! `schema` is all that Redis holds: every name and every script. `connection` keeps the connections, `settings` refuses
-//! a Redis that may forget, `keys`, `coherence`, `window` and `audit` are the protocols, `hints` hears of changes early.
+//! `schema` is all that Redis holds: every name and every script. `connector` opens connections to one Redis, to the
+//! master that `sentinels` name, or to a Cluster; `connection` keeps them. `settings` refuses a Redis that may forget,
+//! `layout` one that was begun otherwise, `identity` one that is not the one that is known. `outage` says what errors
+//! mean. `keys`, `coherence`, `window` and `audit` are the protocols, `hints` hears of changes early.
 
 mod audit;
 mod coherence;
 mod connection;
+mod connector;
 mod hints;
+mod identity;
 mod keys;
+mod layout;
+pub(in crate::store) mod moving;
+mod outage;
 mod schema;
+mod script;
+mod sentinels;
 mod settings;
 #[cfg(test)]
 pub(super) mod testing;
@@ -21,7 +30,6 @@ mod window;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::redis::Script;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -29,23 +37,25 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use self::connection::Connections;
+use self::schema::Names;
+use self::script::Script;
+use self::settings::Tolerance;
 use super::{
-    ActivityPage, ActivityQuery, AuditBatch, Creation, Found, KeyView, NewKey, Partition, PermitRequest, Permits, Renewal, RenewalRequest,
-    Revocation, RevokeRequest, SessionState, Store, StoreError,
+    ActivityPage, ActivityQuery, AuditBatch, Creation, Epoch, Found, KeyView, NewKey, Partition, PermitRequest, Permits, RecalledKey,
+    Renewal, RenewalRequest, Revocation, RevokeRequest, Safeguard, SessionState, Sessions, Store, StoreError, StoreIncarnation,
 };
-use crate::config::Redis;
+use crate::config::{Redis, Revocations};
 use crate::domain::{FirmId, FirmTag, KeyDigest, KeyId, Sequence};
 use crate::tasks::Tasks;
-
-/// How long a change may take to reach the Redis replicas that it must reach.
-const REPLICAS_WAIT: Duration = Duration::from_secs(2);
 
 /// A Redis that this and other gateways share.
 pub struct RedisStore {
     connections: Connections,
-    stream: String,
+    partitions: Box<[Names]>,
     lease: Duration,
+    revocations: Revocations,
     replicas_ack_min: u32,
+    tolerance: Tolerance,
     hints: watch::Receiver<u64>,
     _until_dropped: DropGuard,
 }
@@ -54,40 +64,59 @@ impl RedisStore {
     /// Connects, looks whether this Redis keeps what it acknowledges, and begins to listen for changes.
     ///
     /// # Errors
-    /// `Unavailable` when it does not answer, which waiting may mend; `Unsafe` when a setting, a version or a file stands
-    /// in the way, which it may not; `Corrupt` when it holds another layout.
+    /// `Unavailable` when it does not answer, which waiting may mend; `Unsafe` when a setting, a version, a file or the
+    /// number of partitions stands in the way, which it may not; `Corrupt` when it holds what cannot be read.
     pub async fn open(config: &Redis, stream: &str, tasks: &Tasks) -> Result<Arc<Self>, StoreError> {
-        let connections = Connections::new(config)?;
-        settings::check(&connections, config).await?;
+        let store = Self::open_to_import(config, stream, tasks).await?;
+        moving::refuse_unfinished(&store).await?;
+        Ok(store)
+    }
+
+    /// The same for whoever may complete an import.
+    ///
+    /// # Errors
+    /// As above.
+    pub(in crate::store) async fn open_to_import(config: &Redis, stream: &str, tasks: &Tasks) -> Result<Arc<Self>, StoreError> {
+        let connections = Connections::new(config, tasks)?;
+        let tolerance = Tolerance::of(config);
+        settings::check(&connections, tolerance).await?;
+        layout::check(&connections, stream, config.partitions).await?;
+        let partitions = Names::of_all(stream, config.partitions);
         let ended = CancellationToken::new();
-        let hints = hints::listen(&connections, tasks, ended.clone());
+        connections.follow_master(tasks, ended.clone());
+        let news = partitions.first().map_or_else(String::new, |names| names.news.clone());
+        let hints = hints::listen(connections.connector(), news, tasks, ended.clone());
         Ok(Arc::new(Self {
             connections,
-            stream: stream.to_owned(),
+            partitions,
             lease: config.coherence_lease,
+            revocations: config.revocation,
             replicas_ack_min: config.replicas_ack_min,
+            tolerance,
             hints,
             _until_dropped: ended.drop_guard(),
         }))
     }
 
-    /// A script that creates or revokes; answers when as many Redis replicas as configured have it too.
-    async fn change(&self, script: &Script, keys: &[String], arguments: &[String]) -> Result<Vec<String>, StoreError> {
-        let line = self.connections.bulk();
-        let answer = line.call(script, keys, arguments).await?;
-        if self.replicas_ack_min > 0 {
-            let wait =
-                ::redis::cmd("WAIT").arg(self.replicas_ack_min).arg(u64::try_from(REPLICAS_WAIT.as_millis()).unwrap_or(0)).to_owned();
-            let reached: u32 = line.send(&wait).await?;
-            if reached < self.replicas_ack_min {
-                let wanted = self.replicas_ack_min;
-                return Err(StoreError::Unavailable(format!(
-                    "the change reached {reached} Redis replicas; replicas_ack_min wants {wanted}"
-                )));
-            }
-        }
-        Ok(answer)
+    fn names(&self, partition: Partition) -> &Names {
+        self.partitions.get(usize::from(partition.0)).expect("partitions are named by the store itself")
     }
+
+    /// Where the firms of a tag live.
+    fn names_of(&self, tag: FirmTag) -> &Names {
+        let number = partition_of(tag, self.partitions.len());
+        self.partitions.get(number).expect("a remainder of the number of partitions is a partition")
+    }
+
+    /// A script that creates or revokes; answers when as many Redis replicas as configured have it too.
+    async fn change(&self, names: &Names, script: &Script, keys: &[String], arguments: &[String]) -> Result<Vec<String>, StoreError> {
+        self.connections.change(script, keys, arguments, self.replicas_ack_min, &names.named("barrier")).await
+    }
+}
+
+/// In which of so many partitions the firms of a tag live. Part of the layout: it never changes.
+fn partition_of(tag: FirmTag, partitions: usize) -> usize {
+    usize::try_from(crc32fast::hash(tag.as_str().as_bytes())).unwrap_or(0) % partitions.max(1)
 }
 
 /// A sentence about something that cannot be read.
@@ -97,27 +126,35 @@ fn corrupt(what: &str) -> StoreError {
 
 impl Store for RedisStore {
     fn partitions(&self) -> u16 {
-        1
+        u16::try_from(self.partitions.len()).expect("as many as a u16 said")
     }
 
-    fn find(&self, _tag: FirmTag, digest: KeyDigest) -> BoxFuture<'_, Result<Found, StoreError>> {
-        keys::find(self, digest).boxed()
+    fn find(&self, tag: FirmTag, digest: KeyDigest) -> BoxFuture<'_, Result<Found, StoreError>> {
+        keys::find(self, tag, digest).boxed()
     }
 
     fn renew(&self, request: RenewalRequest) -> BoxFuture<'_, Result<Renewal, StoreError>> {
         coherence::renew(self, request).boxed()
     }
 
-    fn sessions(&self, _partition: Partition) -> BoxFuture<'_, Result<Vec<SessionState>, StoreError>> {
-        coherence::sessions(self).boxed()
+    fn epoch(&self, partition: Partition) -> BoxFuture<'_, Result<(Epoch, StoreIncarnation), StoreError>> {
+        coherence::epoch(self, partition).boxed()
     }
 
-    fn forget(&self, _partition: Partition, sessions: Vec<SessionState>) -> BoxFuture<'_, Result<(), StoreError>> {
-        coherence::forget(self, sessions).boxed()
+    fn recall(&self, partition: Partition, keys: Vec<RecalledKey>) -> BoxFuture<'_, Result<(), StoreError>> {
+        window::recall(self, partition, keys).boxed()
     }
 
-    fn reassert(&self, _partition: Partition, revoked: Vec<KeyDigest>) -> BoxFuture<'_, Result<(), StoreError>> {
-        coherence::reassert(self, revoked).boxed()
+    fn sessions(&self, partition: Partition) -> BoxFuture<'_, Result<Sessions, StoreError>> {
+        coherence::sessions(self, partition).boxed()
+    }
+
+    fn forget(&self, partition: Partition, sessions: Vec<SessionState>) -> BoxFuture<'_, Result<(), StoreError>> {
+        coherence::forget(self, partition, sessions).boxed()
+    }
+
+    fn reassert(&self, partition: Partition, revoked: Vec<KeyDigest>) -> BoxFuture<'_, Result<(), StoreError>> {
+        coherence::reassert(self, partition, revoked).boxed()
     }
 
     fn hints(&self) -> watch::Receiver<u64> {
@@ -156,7 +193,7 @@ impl Store for RedisStore {
         audit::activity(self, query).boxed()
     }
 
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        async move { self.connections.hot().send::<String>(&::redis::cmd("PING")).await.map(drop) }.boxed()
+    fn safeguards(&self) -> BoxFuture<'_, Result<Vec<Safeguard>, StoreError>> {
+        settings::safeguards(&self.connections, self.tolerance).boxed()
     }
 }

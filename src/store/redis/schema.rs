@@ -1,87 +1,96 @@
 //! What Redis holds: every key's name, and every script that changes or reads more than one of them.
 //!
-//! All names of a partition share its hash tag, so a script touches one slot. Texts within names are led by their length,
-//! so that no two are spelt alike. Times are microseconds of the store's `TIME`, which a double holds exactly.
+//! All names of a partition share its hash tag, so a script touches one slot of a Cluster. The tag is the name of the
+//! partition's audit stream: as a whole name it lies in the same slot. Partition 0 has the stream as it is configured,
+//! partition 1 that name and `:1`, and so on. Texts within names are led by their length, so that no two are spelt alike.
+//! Times are microseconds of the store's `TIME`, which a double holds exactly.
 
-// Each begins with `assure:{p0}:`, but for the stream for consumers, whose name is configured.
+// `assure:stores` is a hash: the configured stream → the layout and number of partitions under it. With the stream
+// `assure:audit`, every other name of partition 1 begins with `assure:{assure:audit:1}:`, but for its stream.
 //
-//   schema                       layout version           store                 a token, made once
 //   epoch                        number                   sessions              replica, incarnation → applied, renewals, lease
 //   revoked                      stream, id = epoch       untold                newest epoch that left that stream
+//   store                        a token, made once       barrier               nothing; written before a WAIT
 //   id:KEY                       → digest                 record:DIGEST         hash: the record
 //   firm:N:FIRM:live             set of live key ids, never a counter; firm:N:FIRM:creator:N:USER:live likewise
 //   firm:N:FIRM:keys             key ids by creation      call:N:FIRM:N:USER:…  Idempotency-Key → digest, 24 h
 //   firm:N:FIRM:log              records as they came     firm:N:FIRM:times     (time, event) → place in the log
-//   firms                        firm → time of its oldest record, for trimming
+//   firms                        firm → time of its oldest record, for trimming; +inf without one
 //   uses:KEY                     last use                 tools:KEY, networks:KEY   what it was seen with, by time
 //   window:KEY                   times of use             grants:KEY            open grants, logical clock
-//   mark:SPOOL                   last sequence taken
+//   mark:SPOOL                   last sequence taken      spools                all of those
+//   importing                    checksum of the file whose import was begun and not completed
+//
+// Every key that a script writes is among its KEYS, or looked at before the first write: while a Cluster moves a slot,
+// a key that has gone ahead must stop the script before it has done half of its work.
 
 use std::sync::LazyLock;
 
-use redis::Script;
 use uuid::Uuid;
 
+use super::script::Script;
 use crate::domain::{FirmId, KeyDigest, KeyId, UserId};
+use crate::store::Partition;
 
 /// Which layout this version reads and writes.
-pub(super) const SCHEMA: &str = "1";
-/// What every name of the one partition begins with.
-pub(super) const PREFIX: &str = "assure:{p0}:";
-/// Where a change's epoch is published, to hasten the other replicas.
-pub(super) const NEWS: &str = "assure:{p0}:news";
+pub(super) const SCHEMA: &str = "2";
+/// Which stores this Redis holds: the stream that names each, its layout and its number of partitions.
+pub(super) const STORES: &str = "assure:stores";
 
-pub(super) fn named(name: &str) -> String {
-    format!("{PREFIX}{name}")
+/// The names of one partition.
+pub(super) struct Names {
+    pub(super) partition: Partition,
+    /// The stream for consumers.
+    pub(super) stream: String,
+    /// What every other name begins with.
+    pub(super) prefix: String,
+    /// Where every partition publishes its changes, to hasten the other replicas.
+    pub(super) news: String,
 }
 
-pub(super) fn record(digest: &KeyDigest) -> String {
-    format!("{PREFIX}record:{}", hex(digest))
-}
-
-pub(super) fn id(key: KeyId) -> String {
-    format!("{PREFIX}id:{key}")
-}
-
-pub(super) fn of_key(what: &str, key: KeyId) -> String {
-    format!("{PREFIX}{what}:{key}")
-}
-
-pub(super) fn mark(spool: Uuid) -> String {
-    format!("{PREFIX}mark:{spool}")
-}
-
-pub(super) fn of_firm(firm: &FirmId, what: &str) -> String {
-    format!("{PREFIX}firm:{}:{firm}:{what}", firm.as_str().len())
-}
-
-pub(super) fn of_creator(firm: &FirmId, creator: &UserId) -> String {
-    of_firm(firm, &format!("creator:{}:{creator}:live", creator.as_str().len()))
-}
-
-pub(super) fn call(firm: &FirmId, creator: &UserId, text: &str) -> String {
-    format!("{PREFIX}call:{}:{firm}:{}:{creator}:{text}", firm.as_str().len(), creator.as_str().len())
-}
-
-/// The digest as it stands in names and fields.
-pub(super) fn hex(digest: &KeyDigest) -> String {
-    use std::fmt::Write;
-    digest.as_bytes().iter().fold(String::with_capacity(64), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to memory does not fail");
-        text
-    })
-}
-
-/// The digest that such a text spells.
-pub(super) fn digest(hex: &str) -> Option<KeyDigest> {
-    let mut bytes = [0; 32];
-    if hex.len() != 64 || !hex.is_ascii() {
-        return None;
+impl Names {
+    /// Of each partition, in order.
+    pub(super) fn of_all(stream: &str, partitions: u16) -> Box<[Self]> {
+        (0..partitions).map(|number| Self::of(stream, Partition(number))).collect()
     }
-    for (place, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(hex.get(2 * place..2 * place + 2)?, 16).ok()?;
+
+    fn of(stream: &str, partition: Partition) -> Self {
+        let news = format!("assure:{{{stream}}}:news");
+        let stream = if partition.0 == 0 { stream.to_owned() } else { format!("{stream}:{}", partition.0) };
+        Self { partition, prefix: format!("assure:{{{stream}}}:"), stream, news }
     }
-    Some(KeyDigest::from_bytes(bytes))
+
+    pub(super) fn named(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    pub(super) fn record(&self, digest: &KeyDigest) -> String {
+        self.named(&format!("record:{}", digest.hex()))
+    }
+
+    pub(super) fn id(&self, key: KeyId) -> String {
+        self.of_key("id", key)
+    }
+
+    pub(super) fn of_key(&self, what: &str, key: KeyId) -> String {
+        self.named(&format!("{what}:{key}"))
+    }
+
+    pub(super) fn mark(&self, spool: Uuid) -> String {
+        self.named(&format!("mark:{spool}"))
+    }
+
+    pub(super) fn of_firm(&self, firm: &FirmId, what: &str) -> String {
+        self.named(&format!("firm:{}:{firm}:{what}", firm.as_str().len()))
+    }
+
+    pub(super) fn of_creator(&self, firm: &FirmId, creator: &UserId) -> String {
+        self.of_firm(firm, &format!("creator:{}:{creator}:live", creator.as_str().len()))
+    }
+
+    pub(super) fn call(&self, firm: &FirmId, creator: &UserId, text: &str) -> String {
+        self.named(&format!("call:{}:{firm}:{}:{creator}:{text}", firm.as_str().len(), creator.as_str().len()))
+    }
 }
 
 /// What several scripts begin with: the store's time as a number of microseconds and as RFC 3339 (the calendar by
@@ -123,13 +132,29 @@ local function fields_from(first, replaced)
 end
 ";
 
+/// What every script but RENEW begins with. Its last argument is the data set that is known (see `identity`); where
+/// another one is, or another layout, nothing is read and nothing is written.
+const GUARD: &str = r"
+local known = table.remove(ARGV)
+if known ~= '' then
+  local home = string.match(KEYS[1], '^[^}]*}:')
+  local found = redis.call('MGET', home .. 'store', home .. 'schema')
+  if found[1] ~= known then return redis.error_reply('OTHERSTORE this is not the data set that is known here') end
+  if found[2] ~= layout then return redis.error_reply('OTHERLAYOUT another version has changed the layout') end
+end
+";
+
+fn guarded(script: &str) -> Script {
+    Script::new(&format!("local layout = '{SCHEMA}'\n{GUARD}{script}"))
+}
+
 fn with_common(script: &str) -> Script {
-    Script::new(&format!("{COMMON}{script}"))
+    guarded(&format!("{COMMON}{script}"))
 }
 
 /// KEYS epoch, record. Answers the epoch and the record's fields, of one moment.
 pub(super) static FIND: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
+    guarded(
         r"
 local fields = redis.call('HGETALL', KEYS[2])
 table.insert(fields, 1, redis.call('GET', KEYS[1]) or '0')
@@ -138,14 +163,22 @@ return fields
     )
 });
 
-/// KEYS epoch, sessions, revoked, untold, store. ARGV replica, incarnation, applied, lease in ms, fresh token.
-/// Answers the epoch, the store's incarnation, `flush` or `revoked`, and the digests revoked since `applied`.
+/// KEYS epoch, sessions, revoked, untold, store, schema. ARGV replica, incarnation, applied, lease in ms, fresh token,
+/// the data set that is known or nothing. Answers `layout` or `other` and what was found, having changed nothing; else
+/// `flush` or `revoked`, the epoch, the data set, the run, the time in µs and the digests revoked since `applied`.
 /// Who says it has applied more than there is has seen another store, and has applied nothing of this one.
 pub(super) static RENEW: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
+    let layout = format!("local layout = '{SCHEMA}'\n");
+    Script::new(&format!(
+        "{layout}{}",
         r"
+local found = redis.call('MGET', KEYS[5], KEYS[6])
+if ARGV[6] ~= '' and found[1] ~= ARGV[6] then return {'other', found[1] or ''} end
+if found[2] and found[2] ~= layout then return {'layout', found[2]} end
+if ARGV[6] ~= '' and not found[2] then return {'layout', ''} end
 local epoch = redis.call('GET', KEYS[1]) or '0'
 redis.call('SET', KEYS[5], ARGV[5], 'NX')
+redis.call('SET', KEYS[6], layout, 'NX')
 local foreign = tonumber(ARGV[3]) > tonumber(epoch)
 local session = ARGV[1] .. ' ' .. ARGV[2]
 local known = redis.call('HGET', KEYS[2], session)
@@ -153,16 +186,39 @@ local renewals = known and tonumber(string.match(known, '^%d+ (%d+)')) or 0
 local applied = foreign and '0' or ARGV[3]
 redis.call('HSET', KEYS[2], session, applied .. ' ' .. string.format('%.0f', renewals + 1) .. ' ' .. ARGV[4])
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
-local answer = {epoch, redis.call('GET', KEYS[5]) .. ' ' .. run}
+local time = redis.call('TIME')
+local answer = {'revoked', epoch, redis.call('GET', KEYS[5]), run, time[1] .. string.format('%06d', tonumber(time[2]))}
 if foreign or tonumber(applied) < tonumber(redis.call('GET', KEYS[4]) or '0') then
-  answer[3] = 'flush'
+  answer[1] = 'flush'
   return answer
 end
-answer[3] = 'revoked'
 local first = string.format('%.0f', tonumber(applied) + 1)
 for _, entry in ipairs(redis.call('XRANGE', KEYS[3], first .. '-0', '+')) do
   answer[#answer + 1] = entry[2][2]
 end
+return answer
+",
+    ))
+});
+
+/// KEYS epoch, store. Answers the epoch, the data set and the run.
+pub(super) static EPOCH: LazyLock<Script> = LazyLock::new(|| {
+    guarded(
+        r"
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
+return {redis.call('GET', KEYS[1]) or '0', redis.call('GET', KEYS[2]) or '', run}
+",
+    )
+});
+
+/// KEYS sessions, store. Answers the data set, the run, and each session with what it last said.
+pub(super) static SESSIONS: LazyLock<Script> = LazyLock::new(|| {
+    guarded(
+        r"
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
+local answer = redis.call('HGETALL', KEYS[1])
+table.insert(answer, 1, run)
+table.insert(answer, 1, redis.call('GET', KEYS[2]) or '')
 return answer
 ",
     )
@@ -170,7 +226,7 @@ return answer
 
 /// KEYS sessions. ARGV pairs of a session and what it last said. Forgets those that have said nothing since.
 pub(super) static FORGET: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
+    guarded(
         r"
 for at = 1, #ARGV, 2 do
   if redis.call('HGET', KEYS[1], ARGV[at]) == ARGV[at + 1] then
@@ -182,7 +238,7 @@ return 0
     )
 });
 
-/// KEYS epoch, record, id, firm's live, creator's live, firm's keys, call (or the id again), stream.
+/// KEYS epoch, record, id, firm's live, creator's live, firm's keys, call (or the id again), stream, log, times, firms.
 /// ARGV prefix, digest, key id, firm, firm's most, creator's most, news, event, `call` or nothing, number of the
 /// record's fields, those, the audit fields. Answers a word and what belongs to it (protocol 4).
 pub(super) static CREATE: LazyLock<Script> = LazyLock::new(|| {
@@ -218,51 +274,92 @@ return {'created', epoch, now}
 /// Entries of the stream of revocations; whoever has missed more forgets its whole cache.
 const REVOKED_KEPT: usize = 10_000;
 
-/// KEYS epoch, revoked, untold, stream. ARGV prefix, key id or nothing, digest if there is no id, firm or nothing for
-/// any, by, reason, news, event, the audit fields. Answers `none`, or `first` or `again`, the epoch and the record.
+/// How a record that is live becomes a revoked one, with all that belongs to it; answers the epoch.
+/// KEYS epoch, revoked, untold, stream; `known` is the record's firm, creator, id, name and prefix.
+const REVOKING: &str = r"
+local function revoke(prefix, digest, known, by, reason, news, event, fields)
+  local firm, creator, id = known[1], known[2], known[3]
+  local record, live = prefix .. 'record:' .. digest, of_firm(prefix, firm, 'live')
+  local of_creator = of_firm(prefix, firm, 'creator:' .. #creator .. ':' .. creator .. ':live')
+  redis.call('EXISTS', record, live, of_creator, of_firm(prefix, firm, 'log'), of_firm(prefix, firm, 'times'), prefix .. 'firms')
+  redis.call('HSET', record, 'revoked_at', now, 'revoked_by', by, 'revoked_reason', reason)
+  redis.call('SREM', live, id)
+  redis.call('SREM', of_creator, id)
+  local epoch = string.format('%.0f', redis.call('INCR', KEYS[1]))
+  redis.call('XADD', KEYS[2], epoch .. '-0', 'digest', digest)
+  if redis.call('XLEN', KEYS[2]) > kept then
+    local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1][1]
+    redis.call('SET', KEYS[3], (string.match(oldest, '^%d+')))
+    redis.call('XDEL', KEYS[2], oldest)
+  end
+  append(prefix, KEYS[4], firm, now, event, fields)
+  redis.call('PUBLISH', news, epoch)
+  return epoch
+end
+local function about(known, replaced)
+  replaced.time, replaced.firm_id, replaced.key_id = rfc3339(), known[1], known[3]
+  replaced.key_name, replaced.key_prefix = known[4], known[5]
+  return replaced
+end
+local function known_of(prefix, digest)
+  return redis.call('HMGET', prefix .. 'record:' .. digest, 'firm_id', 'creator', 'id', 'name', 'prefix', 'revoked_at')
+end
+";
+
+fn revoking(script: &str) -> Script {
+    with_common(&format!("local kept = {REVOKED_KEPT}\n{REVOKING}{script}"))
+}
+
+/// KEYS epoch, revoked, untold, stream. ARGV prefix, key id, firm, by, reason, news, event, the audit fields. Answers
+/// `none`, or `first` or `again`, the epoch and the record.
 pub(super) static REVOKE: LazyLock<Script> = LazyLock::new(|| {
-    let kept = format!("local kept = {REVOKED_KEPT}\n");
-    with_common(&format!(
-        "{kept}{}",
+    revoking(
         r"
 local prefix = ARGV[1]
-local digest = ARGV[2] == '' and ARGV[3] or redis.call('GET', prefix .. 'id:' .. ARGV[2])
+local digest = redis.call('GET', prefix .. 'id:' .. ARGV[2])
 if not digest then return {'none'} end
-local record = prefix .. 'record:' .. digest
-local known = redis.call('HMGET', record, 'firm_id', 'creator', 'id', 'name', 'prefix', 'revoked_at')
-local firm, creator, id = known[1], known[2], known[3]
-if not firm or (ARGV[4] ~= '' and ARGV[4] ~= firm) then return {'none'} end
+local known = known_of(prefix, digest)
+if not known[1] or known[1] ~= ARGV[3] then return {'none'} end
+local word, epoch = 'again', nil
 if known[6] then
-  local fields = redis.call('HGETALL', record)
-  table.insert(fields, 1, redis.call('GET', KEYS[1]) or '0')
-  table.insert(fields, 1, 'again')
-  return fields
+  epoch = redis.call('GET', KEYS[1]) or '0'
+  -- Written as it is, so that what is waited for after this call includes a revocation whose own wait failed.
+  redis.call('HSET', prefix .. 'record:' .. digest, 'revoked_at', known[6])
+else
+  word, epoch = 'first', revoke(prefix, digest, known, ARGV[4], ARGV[5], ARGV[6], ARGV[7], fields_from(8, about(known, {})))
 end
-redis.call('HSET', record, 'revoked_at', now, 'revoked_by', ARGV[5], 'revoked_reason', ARGV[6])
-redis.call('SREM', of_firm(prefix, firm, 'live'), id)
-redis.call('SREM', of_firm(prefix, firm, 'creator:' .. #creator .. ':' .. creator .. ':live'), id)
-local epoch = string.format('%.0f', redis.call('INCR', KEYS[1]))
-redis.call('XADD', KEYS[2], epoch .. '-0', 'digest', digest)
-if redis.call('XLEN', KEYS[2]) > kept then
-  local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1][1]
-  redis.call('SET', KEYS[3], (string.match(oldest, '^%d+')))
-  redis.call('XDEL', KEYS[2], oldest)
-end
-append(prefix, KEYS[4], firm, now, ARGV[8], fields_from(9,
-  {time = rfc3339(), firm_id = firm, key_id = id, key_name = known[4], key_prefix = known[5]}))
-redis.call('PUBLISH', ARGV[7], epoch)
-local fields = redis.call('HGETALL', record)
+local fields = redis.call('HGETALL', prefix .. 'record:' .. digest)
 table.insert(fields, 1, epoch)
-table.insert(fields, 1, 'first')
+table.insert(fields, 1, word)
 return fields
 ",
-    ))
+    )
+});
+
+/// KEYS epoch, revoked, untold, stream. ARGV prefix, by, reason, news, number of digests, those with an event id each,
+/// the audit fields. Revokes those that are live here, and only looks at the others; answers how many it revoked.
+pub(super) static REASSERT: LazyLock<Script> = LazyLock::new(|| {
+    revoking(
+        r"
+local prefix, count, forgotten = ARGV[1], tonumber(ARGV[5]), 0
+for at = 6, 5 + 2 * count, 2 do
+  local known = known_of(prefix, ARGV[at])
+  if known[1] and not known[6] then
+    local event = string.gsub(ARGV[at + 1], '-', '')
+    local fields = fields_from(6 + 2 * count, about(known, {event_id = ARGV[at + 1]}))
+    revoke(prefix, ARGV[at], known, ARGV[2], ARGV[3], ARGV[4], event, fields)
+    forgotten = forgotten + 1
+  end
+end
+return forgotten
+",
+    )
 });
 
 /// KEYS none or ids' keys. ARGV prefix, then key ids. Answers, for each, the record's fields, its last use, and the tools
 /// and networks it was seen with since ARGV[2], newest first.
 pub(super) static VIEWS: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
+    guarded(
         r"
 local prefix, since, ids = ARGV[1], ARGV[2], {}
 if ARGV[3] == 'firm' then ids = redis.call('ZRANGE', KEYS[1], 0, -1) else ids[1] = ARGV[4] end
@@ -283,12 +380,13 @@ return views
     )
 });
 
-/// KEYS window, grants. ARGV limit, want, share, window and grant life in µs, then each report: id, number of uses,
-/// those. The arithmetic of `domain::window` in microseconds (protocol 2): a logical clock that never goes back; closed
+/// KEYS window, grants. ARGV limit, want, share, window and grant life in µs, the run that is trusted or nothing, then
+/// each report: id, number of uses, those. Another run may have forgotten grants, and answers `other`. The arithmetic of `domain::window` in microseconds (protocol 2): a logical clock that never goes back; closed
 /// grants are replaced by their uses; open ones count wholly until a window after the end of their life.
 pub(super) static PERMITS: LazyLock<Script> = LazyLock::new(|| {
     with_common(
         r"
+if ARGV[6] ~= '' and string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') ~= ARGV[6] then return {'other'} end
 local limit, want, share = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local window, life = tonumber(ARGV[4]), tonumber(ARGV[5])
 local function text(number) return string.format('%.0f', number) end
@@ -302,7 +400,7 @@ for at = 1, #kept, 2 do
     open[kept[at]] = {tonumber(granted), tonumber(count)}
   end
 end
-local at = 6
+local at = 7
 while at <= #ARGV do
   local id, uses = ARGV[at], tonumber(ARGV[at + 1])
   local grant = open[id]
@@ -356,25 +454,53 @@ return {'granted', text(last), text(count), text(available - count), text(math.m
     )
 });
 
-/// KEYS mark, stream, firms. ARGV prefix, oldest age kept in µs or nothing, number of records, then each record:
+/// KEYS window and grants of each key. ARGV window and grant life in µs, then for each key: number of uses, and each:
+/// grant, place in its report, age in µs. A use that is known stays where it is; one that is not counts from its age;
+/// a grant that is open is closed; no grant is ever named again (protocol 2, a store that forgot).
+pub(super) static RECALL: LazyLock<Script> = LazyLock::new(|| {
+    with_common(
+        r"
+local keep = tonumber(ARGV[1]) + tonumber(ARGV[2])
+local function text(number) return string.format('%.0f', number) end
+local at = 3
+for key = 1, #KEYS, 2 do
+  local kept = redis.call('HMGET', KEYS[key + 1], 'latest', 'last')
+  local latest, last = math.max(tonumber(now), tonumber(kept[1] or '0')), tonumber(kept[2] or '0')
+  for use = 1, tonumber(ARGV[at]) do
+    local grant, number, age = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
+    if age < keep then
+      redis.call('ZADD', KEYS[key], 'NX', text(latest - age), grant .. ':' .. number)
+    end
+    redis.call('HDEL', KEYS[key + 1], grant)
+    last = math.max(last, tonumber(grant))
+    at = at + 3
+  end
+  at = at + 1
+  redis.call('HSET', KEYS[key + 1], 'latest', text(latest), 'last', text(last))
+  redis.call('PEXPIRE', KEYS[key], 120000)
+  redis.call('PEXPIRE', KEYS[key + 1], 120000)
+end
+return 0
+",
+    )
+});
+
+/// KEYS mark, stream, firms, spools, and all that is written of firms and keys. ARGV prefix, oldest age kept in µs or nothing,
+/// first and last sequence of the batch, of which this partition has only its own records, number of those, then each:
 /// sequence, firm, time, event, number of fields, those; then number of keys used, then each: id, time, agent, address,
-/// number of tools, each with its time, number of networks, each with its time. Answers `taken` and the mark, or `gap`,
-/// the sequence and the mark; a batch with a gap leaves nothing (protocol 3).
+/// number of tools, each with its time, number of networks, each with its time. Answers `taken` and the mark, or `gap`
+/// and the mark; a batch after a gap leaves nothing (protocol 3).
 pub(super) static SHIP: LazyLock<Script> = LazyLock::new(|| {
     with_common(
         r"
 local prefix = ARGV[1]
 local mark = tonumber(redis.call('GET', KEYS[1]) or '0')
 local function text(number) return string.format('%.0f', number) end
-local records, at, last = {}, 4, mark
-for number = 1, tonumber(ARGV[3]) do
-  local sequence, count = tonumber(ARGV[at]), tonumber(ARGV[at + 4])
-  if sequence > last + 1 then return {'gap', ARGV[at], text(last)} end
-  if sequence == last + 1 then
-    last = sequence
-    records[#records + 1] = at
-  end
-  at = at + 5 + count
+local records, at, last = {}, 6, math.max(mark, tonumber(ARGV[4]))
+if tonumber(ARGV[3]) > mark + 1 then return {'gap', text(mark)} end
+for number = 1, tonumber(ARGV[5]) do
+  if tonumber(ARGV[at]) > mark then records[#records + 1] = at end
+  at = at + 5 + tonumber(ARGV[at + 4])
 end
 for _, place in ipairs(records) do
   local fields = {}
@@ -383,6 +509,7 @@ for _, place in ipairs(records) do
 end
 if last > mark then
   redis.call('SET', KEYS[1], text(last))
+  redis.call('SADD', KEYS[4], string.sub(KEYS[1], #prefix + 6))
   local keys = tonumber(ARGV[at])
   at = at + 1
   local function note_seen(name)
@@ -422,7 +549,7 @@ if ARGV[2] ~= '' then
       left = left - #old
     end
     local first = redis.call('ZRANGE', times, 0, 0, 'WITHSCORES')
-    if first[2] then redis.call('ZADD', KEYS[3], first[2], firm) else redis.call('ZREM', KEYS[3], firm) end
+    if first[2] then redis.call('ZADD', KEYS[3], first[2], firm) else redis.call('ZADD', KEYS[3], '+inf', firm) end
   end
 end
 return {'taken', text(last)}
@@ -434,7 +561,7 @@ return {'taken', text(last)}
 /// score, key or nothing, action or nothing, most records, most looked at. Answers the score and event of the last one
 /// looked at, both empty when there are no more, and the records' fields, newest first.
 pub(super) static NEWEST: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
+    guarded(
         r"
 local latest, before = ARGV[1], ARGV[2]
 local answer, looked, most, budget = {'', ''}, 0, tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -470,20 +597,40 @@ end
 
 #[cfg(test)]
 mod tests {
+    use super::super::partition_of;
     use super::*;
-
-    #[test]
-    fn a_digest_reads_back_and_garbage_does_not() {
-        let known = KeyDigest::from_bytes([0xa5; 32]);
-        assert_eq!(digest(&hex(&known)), Some(known));
-        assert_eq!((digest("a5"), digest(&"é".repeat(32))), (None, None));
-    }
+    use crate::domain::FirmTag;
 
     #[test]
     fn names_of_firms_and_creators_cannot_be_confused() {
+        let names = Names::of("s", Partition(0));
         let firm = |text| FirmId::parse(text).unwrap();
         let user = |text| UserId::parse(text).unwrap();
-        assert_ne!(of_creator(&firm("a"), &user("b:c")), of_creator(&firm("a:b"), &user("c")));
-        assert_ne!(of_firm(&firm("a:1"), "live"), of_firm(&firm("a"), "1:live"));
+        assert_ne!(names.of_creator(&firm("a"), &user("b:c")), names.of_creator(&firm("a:b"), &user("c")));
+        assert_ne!(names.of_firm(&firm("a:1"), "live"), names.of_firm(&firm("a"), "1:live"));
+    }
+
+    #[test]
+    fn all_names_of_a_partition_lie_in_one_slot() {
+        for names in Names::of_all("assure:audit", 5) {
+            let slot = redis::cluster_routing::Slot::for_key(&names.stream);
+            let key = KeyId::new(Uuid::from_u128(7));
+            let firm = FirmId::parse("a{b}c").unwrap();
+            for name in [names.named("epoch"), names.id(key), names.mark(Uuid::nil()), names.of_firm(&firm, "live")] {
+                assert_eq!(redis::cluster_routing::Slot::for_key(&name), slot, "{name}");
+            }
+        }
+        assert_eq!(Names::of("s", Partition(0)).stream, "s", "one partition has the stream as it is configured");
+        assert_eq!(Names::of("s", Partition(3)).stream, "s:3");
+    }
+
+    #[test]
+    fn firms_are_spread_and_stay_where_they_are() {
+        let tag = |number: usize| FirmTag::of(&FirmId::parse(&format!("firm-{number}")).unwrap());
+        let mut spread = [0; 3];
+        (0..600).for_each(|number| spread[partition_of(tag(number), 3)] += 1);
+        assert!(spread.iter().all(|firms| (150..250).contains(firms)), "{spread:?}");
+        assert_eq!((0..8).map(|number| partition_of(tag(number), 3)).collect::<Vec<_>>(), [0, 1, 1, 2, 1, 1, 0, 1], "part of the layout");
+        assert!((0..99).all(|number| partition_of(tag(number), 1) == 0));
     }
 }

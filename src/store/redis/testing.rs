@@ -1,7 +1,13 @@
-//! A real redis-server of a test's own: on a free port, in a folder that goes with it, with everything on disk before it
-//! is acknowledged.
+//! Real servers of a test's own, on free ports, in folders that go with them: one redis-server, a Cluster, and Redis with
+//! Sentinel. One of each of the latter two is shared by the tests of a process, since they take seconds to start; each
+//! test then has a store of its own there, named by its stream.
+
+mod encryption;
+mod farms;
+mod topologies;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
+pub(in crate::store) use self::farms::{Cluster, Trio, shared_cluster, shared_trio};
 use super::RedisStore;
 use crate::config::{Config, Redis, parse};
 use crate::store::StoreError;
@@ -31,25 +38,40 @@ impl Server {
     }
 
     pub(in crate::store) fn with(settings: &str) -> Arc<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let words: Vec<String> = settings.split(' ').map(str::to_owned).collect();
-        let process = Mutex::new(spawn(&folder, port, &words));
-        Arc::new(Self { folder, port, words, process })
+        Arc::new(Self::run(free_port(), tempfile::tempdir().unwrap(), &format!("--bind 127.0.0.1 --save  {settings}")))
+    }
+
+    /// Words are parted by one space, so that two of them hold an empty word between them.
+    fn run(port: u16, folder: TempDir, words: &str) -> Self {
+        let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+        let process = Mutex::new(spawn(folder.path(), port, &words));
+        Self { folder, port, words, process }
     }
 
     /// kill -9, and up again on what is on disk.
     pub(in crate::store) fn crash(&self) {
+        self.kill();
+        self.restart();
+    }
+
+    fn kill(&self) {
         let mut process = self.process.lock();
         process.kill().unwrap();
         process.wait().unwrap();
-        *process = spawn(&self.folder, self.port, &self.words);
+    }
+
+    fn restart(&self) {
+        *self.process.lock() = spawn(self.folder.path(), self.port, &self.words);
+    }
+
+    /// SIGSTOP and SIGCONT: it is silent, but its connections stay open.
+    fn signal(&self, signal: rustix::process::Signal) {
+        let process = i32::try_from(self.process.lock().id()).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(process).unwrap(), signal).unwrap();
     }
 
     pub(in crate::store) fn config(&self) -> Redis {
-        let text = format!("store: {{ redis: {{ url: 'redis://127.0.0.1:{}' }} }}", self.port);
-        let config: Config = parse(std::path::Path::new("test"), &text).unwrap();
-        config.store.redis.unwrap()
+        configured(&format!("url: 'redis://127.0.0.1:{}'", self.port))
     }
 
     pub(in crate::store) async fn open(&self) -> Result<Arc<RedisStore>, StoreError> {
@@ -57,9 +79,19 @@ impl Server {
     }
 }
 
-fn spawn(folder: &TempDir, port: u16, words: &[String]) -> Child {
+/// `store.redis` with these fields.
+fn configured(fields: &str) -> Redis {
+    let config: Config = parse(Path::new("test"), &format!("store: {{ redis: {{ {fields} }} }}")).unwrap();
+    config.store.redis.unwrap()
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn spawn(folder: &Path, port: u16, words: &[String]) -> Child {
     let mut command = Command::new("redis-server");
-    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]).args(words).arg("--dir").arg(folder.path());
+    command.args(words).args(["--port", &port.to_string()]).arg("--dir").arg(folder);
     let mut process = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -76,6 +108,12 @@ fn spawn(folder: &TempDir, port: u16, words: &[String]) -> Child {
         std::thread::sleep(Duration::from_millis(10));
     }
     process
+}
+
+/// What redis-cli prints.
+fn ask(port: u16, words: &[&str]) -> String {
+    let output = Command::new("redis-cli").args(["-p", &port.to_string()]).args(words).output().expect("redis-tools is installed");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Listens and has loaded what is on disk.
@@ -125,5 +163,5 @@ async fn a_redis_that_is_away_or_wants_a_password_is_unavailable() {
     let refused = RedisStore::open(&config, "assure:audit", &Tasks::new()).await.map(drop);
     assert!(matches!(&refused, Err(StoreError::Unavailable(why)) if !why.contains("wrong,") && !why.contains("secret")), "{refused:?}");
     server.process.lock().kill().unwrap();
-    assert!(matches!(crate::store::Store::ping(&*store).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(crate::store::Store::safeguards(&*store).await, Err(StoreError::Unavailable(_))));
 }

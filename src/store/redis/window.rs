@@ -6,10 +6,11 @@ use super::keys::{number, words};
 use super::schema;
 use super::{RedisStore, corrupt};
 use crate::domain::window::{GRANT_LIFE, GRANT_SHARE, GrantId, WINDOW};
-use crate::store::{PermitRequest, Permits, StoreError};
+use crate::mutants::{self, Mutant};
+use crate::store::{Partition, PermitRequest, Permits, RecalledKey, StoreError};
 
 pub(super) async fn permits(store: &RedisStore, request: PermitRequest) -> Result<Permits, StoreError> {
-    let keys = ["window", "grants"].map(|what| schema::of_key(what, request.key));
+    let keys = ["window", "grants"].map(|what| store.names_of(request.tag).of_key(what, request.key));
     let answer: Vec<String> = store.connections.hot().call(&schema::PERMITS, &keys, &arguments(&request)).await?;
     match &*words(&answer) {
         ["granted", id, count, remaining, reset] => Ok(Permits::Granted {
@@ -19,6 +20,7 @@ pub(super) async fn permits(store: &RedisStore, request: PermitRequest) -> Resul
             reset: Duration::from_micros(number(reset)?),
         }),
         ["full", retry_after] => Ok(Permits::Full { retry_after: Duration::from_micros(number(retry_after)?) }),
+        ["other"] => Err(StoreError::Unavailable("Redis was started again and may have forgotten uses".to_owned())),
         _ => Err(corrupt("permits have an unknown answer")),
     }
 }
@@ -29,7 +31,8 @@ fn arguments(request: &PermitRequest) -> Vec<String> {
         request.want.to_string(),
         GRANT_SHARE.to_string(),
         WINDOW.as_micros().to_string(),
-        GRANT_LIFE.as_micros().to_string(),
+        life(),
+        request.store.run.clone(),
     ];
     for report in &request.reports {
         arguments.extend([report.id.0.to_string(), report.uses.len().to_string()]);
@@ -39,6 +42,97 @@ fn arguments(request: &PermitRequest) -> Vec<String> {
     arguments
 }
 
+/// Tells of uses that this Redis may have forgotten.
+pub(super) async fn recall(store: &RedisStore, partition: Partition, keys: Vec<RecalledKey>) -> Result<(), StoreError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let home = store.names(partition);
+    let names: Vec<String> = keys.iter().flat_map(|key| ["window", "grants"].map(|what| home.of_key(what, key.key))).collect();
+    let mut arguments = vec![WINDOW.as_micros().to_string(), GRANT_LIFE.as_micros().to_string()];
+    for key in &keys {
+        arguments.push(key.uses.len().to_string());
+        for used in &key.uses {
+            // Rounded down: a use may count for longer, never for less.
+            arguments.extend([used.grant.0.to_string(), used.number.to_string(), used.age.as_micros().to_string()]);
+        }
+    }
+    store.connections.bulk().call::<u64>(&schema::RECALL, &names, &arguments).await.map(drop)
+}
+
+/// How long an open grant's permits may be spent, in microseconds.
+fn life() -> String {
+    if mutants::active(Mutant::CountAtGrantStart) {
+        return "0".to_owned();
+    }
+    if mutants::active(Mutant::ForgetOpenGrants) {
+        return format!("-{}", WINDOW.as_micros());
+    }
+    GRANT_LIFE.as_micros().to_string()
+}
+
 fn small(text: &str) -> Result<u32, StoreError> {
     text.parse().map_err(|_| corrupt("a count is none"))
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::super::testing::Server;
+    use super::*;
+    use crate::domain::window::{GrantReport, RecalledUse};
+    use crate::domain::{FirmId, FirmTag, KeyId};
+    use crate::store::{Partition, Store, StoreIncarnation};
+
+    const KEY: KeyId = KeyId::new(Uuid::from_u128(1));
+
+    fn request(reports: Vec<GrantReport>, run: &str) -> PermitRequest {
+        let tag = FirmTag::of(&FirmId::parse("firm-1").unwrap());
+        let store = StoreIncarnation { run: run.to_owned(), ..StoreIncarnation::default() };
+        PermitRequest { tag, key: KEY, limit: 100, want: 3, reports, store }
+    }
+
+    fn remaining(permits: Permits) -> (GrantId, u32) {
+        match permits {
+            Permits::Granted { id, remaining, .. } => (id, remaining),
+            Permits::Full { .. } => panic!("it is not full"),
+        }
+    }
+
+    async fn recall(store: &RedisStore, grants: &[(GrantId, u32)]) {
+        let uses = grants.iter().map(|(grant, number)| RecalledUse { grant: *grant, number: *number, age: Duration::from_secs(1) });
+        Store::recall(store, Partition(0), vec![RecalledKey { key: KEY, uses: uses.collect() }]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_told_again_counts_once_whether_it_was_reported_open_or_forgotten() {
+        let server = Server::start();
+        let store = server.open().await.unwrap();
+        let (reported, left) = remaining(store.permits(request(vec![], "")).await.unwrap());
+        assert_eq!(left, 97);
+        let report = GrantReport { id: reported, uses: vec![Duration::ZERO; 3] };
+        let (open, left) = remaining(store.permits(request(vec![report], "")).await.unwrap());
+        assert_eq!(left, 94);
+        // Of the open grant one permit was used; the third grant is one that this Redis has lost.
+        let lost = GrantId(open.0 + 1_000_000_000);
+        let told = [(reported, 1), (reported, 2), (reported, 3), (open, 1), (lost, 1), (lost, 2)];
+        recall(&store, &told).await;
+        recall(&store, &told).await;
+        let (next, left) = remaining(store.permits(request(vec![], "")).await.unwrap());
+        assert_eq!(left, 100 - 6 - 3, "three, one and two uses, and three permits that are open now");
+        assert!(next > lost, "no grant is named again");
+    }
+
+    #[tokio::test]
+    async fn a_redis_that_was_started_again_grants_nothing_to_who_trusts_the_earlier_run() {
+        let server = Server::start();
+        let store = server.open().await.unwrap();
+        let run = store.connections.hot().send::<String>(redis::cmd("INFO").arg("server")).await.unwrap();
+        let run = run.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap().trim().to_owned();
+        assert!(store.permits(request(vec![], &run)).await.is_ok());
+        server.crash();
+        let again = server.open().await.unwrap();
+        assert!(matches!(again.permits(request(vec![], &run)).await, Err(StoreError::Unavailable(why)) if why.contains("started again")));
+    }
 }

@@ -96,9 +96,33 @@ impl Gateway {
 
     #[track_caller]
     pub(crate) fn with_upstream(upstream: Upstream, change: impl FnOnce(&mut Value)) -> Self {
+        let mut gateway = Self::spawned(upstream, change);
+        gateway.become_ready();
+        gateway
+    }
+
+    /// One that may have to wait for its store: of its listeners only ops is there for sure.
+    #[track_caller]
+    pub(crate) fn waiting(change: impl FnOnce(&mut Value)) -> Self {
+        let mut gateway = Self::spawned(Upstream::start(), change);
+        gateway.addresses[2] = found(START, "the ops listener's address in the log", || gateway.announced("ops"));
+        gateway
+    }
+
+    /// One that refuses to start: its exit code and what it said.
+    #[track_caller]
+    pub(crate) fn refused(change: impl FnOnce(&mut Value)) -> (Option<i32>, String) {
+        let mut gateway = Self::spawned(Upstream::start(), change);
+        let status = gateway.wait_exit(START);
+        // The line is written before the process ends, and read by a thread of ours.
+        eventually!(SOON, gateway.log().contains("did not start"), "it says why");
+        (status.code(), gateway.log())
+    }
+
+    fn spawned(upstream: Upstream, change: impl FnOnce(&mut Value)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut config = json!({
-            "edge": { "listen": "127.0.0.1:0" },
+            "edge": { "listen": "127.0.0.1:0", "drain_notice": "300ms" },
             "admin": { "listen": "127.0.0.1:0", "auth": { "local_issuer": true } },
             "ops": { "listen": "127.0.0.1:0" },
             "store": { "embedded": { "path": folder.path().join("store") } },
@@ -110,14 +134,11 @@ impl Gateway {
         change(&mut config);
         write_config(folder.path(), &config);
         let (process, log, printed) = spawn(folder.path());
-        let mut gateway =
-            Self { folder, upstream, process, log, printed, earlier: Vec::new(), addresses: [SocketAddr::from(([127, 0, 0, 1], 0)); 3] };
-        gateway.become_ready();
-        gateway
+        Self { folder, upstream, process, log, printed, earlier: Vec::new(), addresses: [SocketAddr::from(([127, 0, 0, 1], 0)); 3] }
     }
 
     #[track_caller]
-    fn become_ready(&mut self) {
+    pub(crate) fn become_ready(&mut self) {
         let names = ["edge", "admin", "ops"];
         self.addresses = names.map(|name| found(START, &format!("the {name} listener's address in the log"), || self.announced(name)));
         eventually!(START, self.is_ready(), "readiness");
@@ -288,6 +309,15 @@ impl Gateway {
         line.and_then(|line| line.rsplit(' ').next()).map_or(0.0, |value| value.parse().expect("a number"))
     }
 
+    /// What `/readyz` says of one thing: whether it is well, and the sentence.
+    #[track_caller]
+    pub(crate) fn readiness(&self, check: &str) -> (bool, String) {
+        let page = self.ops_get("/readyz").json();
+        let found = page["checks"].as_array().and_then(|checks| checks.iter().find(|known| known["name"] == check).cloned());
+        let found = found.unwrap_or_else(|| panic!("{check} is missing in {page}"));
+        (found["ok"] == true, found["detail"].as_str().expect("a sentence").to_owned())
+    }
+
     /// Everything that this and earlier processes on the folder wrote to standard error and output.
     pub(crate) fn log(&self) -> String {
         [self.earlier.clone(), self.log.all(), self.printed.all()].concat().join("\n")
@@ -328,6 +358,20 @@ impl Gateway {
         self.earlier.extend([self.log.all(), self.printed.all()].concat());
         (self.process, self.log, self.printed) = spawn(self.folder.path());
         self.become_ready();
+    }
+
+    /// Starts it again after [`Gateway::kill9`] without waiting; see [`Gateway::has_come_up`].
+    pub(crate) fn spawn_again(&mut self) {
+        self.earlier.extend([self.log.all(), self.printed.all()].concat());
+        (self.process, self.log, self.printed) = spawn(self.folder.path());
+    }
+
+    /// Whether the process that was started last listens; learns its addresses.
+    pub(crate) fn has_come_up(&mut self) -> bool {
+        let addresses = ["edge", "admin", "ops"].map(|name| self.announced(name));
+        let [Some(edge), Some(admin), Some(ops)] = addresses else { return false };
+        self.addresses = [edge, admin, ops];
+        true
     }
 
     /// Shows that the gateway serves a good client at once, whatever happened before.
