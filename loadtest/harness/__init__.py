@@ -1,0 +1,1 @@
+"""The parts of loadtest/run: installing, processes, targets, suites, measuring, reporting."""
