@@ -112,7 +112,10 @@ impl Metrics {
             audit_spool_bytes: gauge("audit_spool_bytes", "Bytes in the spool that are not shipped yet."),
             audit_spool_oldest: seconds_gauge("audit_spool_oldest_seconds", "Age of the oldest record that is not shipped yet."),
             audit_shipped: counter("audit_shipped_total", "Audit records taken by the store's log."),
-            audit_dropped: counter("audit_dropped_total", "Audit records lost. Always 0; anything else is a defect."),
+            audit_dropped: counter(
+                "audit_dropped_total",
+                "Audit records lost. Always 0, unless the store was set back further than the spool's kept segments reach: then at most so many. Anything else is a defect.",
+            ),
             config_reloads: counters("config_reloads_total", "Configuration reloads by result: success or failure.", &["result"]),
             config_last_reload: seconds_gauge(
                 "config_last_reload_timestamp_seconds",

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -63,6 +64,12 @@ where
     fn execute(&self, task: F) {
         self.tracker.spawn(task);
     }
+}
+
+/// Runs blocking work where it is called, having handed this thread's other tasks to another thread if there are any.
+pub fn blocking_here<T>(work: impl FnOnce() -> T) -> T {
+    let has_others = Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if has_others { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// Runs blocking work off the async threads and waits for its result.

@@ -27,18 +27,31 @@ pub(super) fn waiting(health: &Arc<Health>) -> Checks {
 pub(super) fn checks(health: &Arc<Health>, coherence: &Arc<Coherence>, spool: &Arc<Spool>) -> Checks {
     let (health, coherence, spool) = (health.clone(), coherence.clone(), spool.clone());
     Arc::new(move || {
-        let is_coherent = coherence.is_coherent();
-        let unproven = || "this replica cannot prove that its keys are current".to_owned();
-        let coherent = if is_coherent { "every change to keys is known here".into() } else { coherence.trouble().unwrap_or_else(unproven) };
+        let proof = proof(&coherence);
+        let is_coherent = proof.ok;
         let has_room = spool.has_room();
         let room = if has_room { "uses can be recorded" } else { "the spool is full or cannot be written" };
         vec![
             store(&health, is_coherent && has_lease(&coherence)),
-            Check { name: "coherence", ok: is_coherent, detail: coherent },
+            proof,
             Check { name: "audit", ok: has_room, detail: room.into() },
             settings(&health),
         ]
     })
+}
+
+/// Red only while nothing is proven: with one partition of several away, all replicas would turn red for its sake, and
+/// whoever balances load would take the other firms away too.
+fn proof(coherence: &Coherence) -> Check {
+    let (unproven, all) = coherence.unproven_of();
+    let detail = match unproven {
+        0 => "every change to keys is known here".into(),
+        _ => {
+            let why = coherence.trouble().unwrap_or_else(|| "this replica cannot prove that its keys are current".to_owned());
+            if all == 1 { why } else { format!("{unproven} of {all} partitions: {why}") }
+        }
+    };
+    Check { name: "coherence", ok: unproven < all, detail }
 }
 
 fn store(health: &Health, may_go_on: bool) -> Check {

@@ -41,6 +41,7 @@ const TASKS_STOP_MAX: Duration = Duration::from_secs(10);
 
 /// A running gateway.
 pub struct Started {
+    coherence: Arc<Coherence>,
     /// Handles requests.
     pub gateway: Arc<Gateway>,
     /// Reloadable settings of the admin API.
@@ -152,8 +153,7 @@ async fn start(config: &Config) -> Result<Started, StartError> {
     let namespace = KeyNamespace::parse(&config.keys.prefix).expect("config checks keys.prefix");
     let gateway = Arc::new(Gateway {
         namespace: namespace.clone(),
-        keyring: Keyring::new(store.clone(), coherence.clone(), &metrics),
-        coherence: coherence.clone(),
+        keyring: Arc::new(Keyring::new(store.clone(), coherence.clone(), &metrics)),
         limiter,
         settings: ArcSwap::from_pointee(settings),
         books: Arc::new(Books { spool: spool.clone(), metrics: metrics.clone() }),
@@ -173,9 +173,23 @@ async fn start(config: &Config) -> Result<Started, StartError> {
     let followers_end = state.draining.clone();
     let listeners = listeners::open(config, ops, &gateway, state, readiness::checks(&health, &coherence, &spool), &metrics)?;
     let (shipping, end_shipping) = (Tasks::new(), CancellationToken::new());
-    shipping.spawn("ship", audit::ship(spool.clone(), store.clone(), config.audit.stream_max_age, metrics.clone(), end_shipping.clone()));
+    let age_max = config.audit.stream_max_age;
+    let shipper = audit::ship(spool.clone(), store.clone(), age_max, metrics.clone(), coherence.meetings(), end_shipping.clone());
+    shipping.spawn("ship", shipper);
     tasks.spawn("store settings", health.watch_settings(store.clone(), tasks.stopping()));
-    Ok(Started { gateway, admin, own_keys, tasks, spool, store, listeners, metrics, followers_end, shipping: (shipping, end_shipping) })
+    Ok(Started {
+        gateway,
+        coherence,
+        admin,
+        own_keys,
+        tasks,
+        spool,
+        store,
+        listeners,
+        metrics,
+        followers_end,
+        shipping: (shipping, end_shipping),
+    })
 }
 
 async fn open_store(config: &Config, health: &Health, tasks: &Tasks) -> Result<Arc<dyn Store>, StartError> {
@@ -198,7 +212,8 @@ async fn open_memory(config: &Config) -> Result<Memory, StoreError> {
 
 /// A Redis that does not answer, or not yet as it should, is waited for: it may be on its way up, a replica about to be
 /// promoted, or without the password that somebody is about to set. What waiting does not mend ends the start: its
-/// version, its layout, its settings.
+/// version, its layout, its settings, and another data set than the known one. That one is for a person to decide, who
+/// is told of the file and of the way out; whatever starts the gateway again has then waited for them as well.
 async fn until_answered<T, F>(config: &Config, health: &Health, mut ask: impl FnMut() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
@@ -229,11 +244,12 @@ pub(super) fn signing_keys(config: &Config, own: &Arc<KeyRing>) -> Result<Arc<Ke
 }
 
 impl Started {
-    /// Ends what runs in the background, once no request runs any more.
+    /// Ends what runs in the background, once no request runs any more, and leaves the other replicas.
     pub(super) async fn stop_background(&self) {
-        self.tasks.stop(TASKS_STOP_MAX).await;
+        let have_ended = self.tasks.stop(TASKS_STOP_MAX).await;
         let (tasks, end) = &self.shipping;
         end.cancel();
         tasks.stop(TASKS_STOP_MAX).await;
+        self.coherence.leave(|| have_ended && self.metrics.requests_in_flight.get() == 0).await;
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! Reading needs the lock only to ask how far a segment may be read; what was written lately is still in the page cache.
 //! Everything is synced before it is read, so that nothing is shipped that a power cut could take back.
+//!
+//! Records that a store forgot and whose segments are gone are lost, and so are those that only another copy of this folder
+//! ever held. The first entry of a segment and a SKIP say which sequences came before them: where that is more than was
+//! read, there is such a hole. It is told to the store, or shipping would never get past it.
 
 use std::io;
 use std::num::NonZeroU64;
@@ -11,7 +15,7 @@ use super::core::Core;
 use super::entry::{self, ENTRY_BYTES_MAX, Entry, Kind, Read};
 use super::log::View;
 use super::segment::{Place, damaged};
-use crate::domain::AuditRecord;
+use crate::domain::{AuditRecord, Sequence};
 use crate::metrics::Metrics;
 
 /// Most records that are read at a time: a store's transaction of a few milliseconds.
@@ -34,15 +38,19 @@ pub(super) struct Cursor {
 #[derive(Debug)]
 pub(super) struct Closed {
     pub(super) records: Vec<AuditRecord>,
+    /// Of what comes up to here and before the records, the spool holds nothing any more.
+    pub(super) lost_up_to: Option<Sequence>,
     pub(super) next: Cursor,
     bytes: u32,
+    /// A hole comes next, which the next batch begins with.
+    is_cut: bool,
 }
 
 impl Core {
     /// Reads the records behind a cursor, as many as make a batch.
     pub(super) fn closed_after(&self, from: Cursor) -> io::Result<Closed> {
         self.sync()?;
-        let mut closed = Closed { records: Vec::new(), next: from, bytes: 0 };
+        let mut closed = Closed { records: Vec::new(), lost_up_to: None, next: from, bytes: 0, is_cut: false };
         while !closed.is_full() {
             let place = closed.next.place;
             let shippable = self.log.lock().shippable(place.segment);
@@ -63,7 +71,7 @@ impl Core {
     /// Where to read on for a store that holds everything up to `mark`.
     pub(super) fn resume_after(&self, mark: u64) -> io::Result<Cursor> {
         let mut log = self.log.lock();
-        let (first, last) = (log.before_oldest() + 1, log.last_sequence());
+        let last = log.last_sequence();
         if mark > last {
             tracing::error!(
                 mark,
@@ -72,10 +80,22 @@ impl Core {
             );
             log.skip_to(mark)?;
         }
-        if mark + 1 < first {
-            tracing::error!(mark, first, "the store has forgotten records that the spool no longer holds");
-        }
         Ok(Cursor { place: log.place_after(mark), sequence: mark })
+    }
+
+    /// What comes after `mark` up to a sequence is neither in the store nor here. Says and counts it once, however often
+    /// the store has to be told.
+    pub(super) fn note_lost(&self, mark: u64, up_to: u64) {
+        let count = self.log.lock().set_lost(mark, up_to);
+        if count > 0 {
+            self.metrics.audit_dropped.inc_by(count);
+            tracing::error!(
+                count,
+                first = mark + 1,
+                last = up_to,
+                "audit records are lost: the store was set back to before them, and the spool holds them no more"
+            );
+        }
     }
 
     /// The store holds everything before a cursor.
@@ -90,7 +110,12 @@ impl Core {
 impl Closed {
     /// Whether it is as much as one batch may be.
     pub(super) fn is_full(&self) -> bool {
-        self.records.len() >= RECORDS_MAX || self.bytes >= BYTES_MAX
+        self.is_cut || self.records.len() >= RECORDS_MAX || self.bytes >= BYTES_MAX
+    }
+
+    /// Whether there is nothing to tell.
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.lost_up_to.is_none()
     }
 
     /// Reads on in a segment; answers where it stopped.
@@ -102,15 +127,28 @@ impl Closed {
         let mut rest = buffer.as_slice();
         while !rest.is_empty() && !self.is_full() {
             let Read::Entry(entry) = entry::read(rest) else { break };
+            if self.is_behind_hole(&entry) && !self.records.is_empty() {
+                self.is_cut = true;
+                break;
+            }
             self.take(&entry)?;
             place.offset += entry.bytes;
             rest = rest.get(entry.bytes as usize..).unwrap_or_default();
         }
         // What was read ends in the middle of an entry, but not in its first one.
-        if place == self.next.place { Err(damaged(place)) } else { Ok(place) }
+        if place == self.next.place && !self.is_cut { Err(damaged(place)) } else { Ok(place) }
+    }
+
+    /// Whether an entry says that more came before it than was read.
+    fn is_behind_hole(&self, entry: &Entry<'_>) -> bool {
+        matches!(entry.head.kind, Kind::Open | Kind::Skip) && entry.head.sequence > self.next.sequence
     }
 
     fn take(&mut self, entry: &Entry<'_>) -> io::Result<()> {
+        if self.is_behind_hole(entry) {
+            self.lost_up_to = Some(Sequence(entry.head.sequence));
+            self.next.sequence = entry.head.sequence;
+        }
         if entry.head.kind != Kind::End || entry.head.sequence <= self.next.sequence {
             return Ok(());
         }

@@ -23,6 +23,7 @@ use crate::config;
 use crate::domain::{AuditRecord, Outcome, ReplicaId};
 use crate::metrics::Metrics;
 use crate::mutants::{self, Mutant};
+use crate::tasks;
 
 /// Bytes of a segment: some ten thousand uses, and a few milliseconds to preallocate.
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
@@ -50,7 +51,7 @@ pub(super) struct Core {
     always: bool,
     pub(super) log: Mutex<Log>,
     room: Condvar,
-    syncing: Mutex<()>,
+    pub(super) syncing: Mutex<()>,
     refusals: Mutex<Refusals>,
     pub(super) keeper: Wake,
     pub(super) ended: Notify,
@@ -138,7 +139,7 @@ impl Core {
             self.ask_for_spare(&log);
             begun
         })?;
-        if self.always && !self.sync_to(end) {
+        if self.always && !tasks::blocking_here(|| self.sync_to(end)) {
             self.log.lock().withdraw(record.event_id);
             return Err(SpoolFull);
         }
@@ -204,7 +205,7 @@ impl Core {
             }
             log.wanted = true;
             self.keeper.wake();
-            self.room.wait_for(log, left);
+            tasks::blocking_here(|| self.room.wait_for(log, left));
         }
         if log.has_room(bytes) && !log.failing { Ok(()) } else { Err(SpoolFull) }
     }

@@ -45,6 +45,8 @@ pub(super) struct Log {
     last_sequence: u64,
     /// What the store said it holds; `None` until it was asked.
     shipped: Option<u64>,
+    /// What was lost last: what comes after the first sequence, up to the second.
+    lost: Option<(u64, u64)>,
     /// Everything before this place is shipped.
     shipped_to: Place,
     promised: u64,
@@ -86,6 +88,7 @@ impl Log {
             unwritten: VecDeque::new(),
             last_sequence,
             shipped: None,
+            lost: None,
             shipped_to: Place { segment: first, offset: 0 },
             promised: 0,
             starved: false,
@@ -350,11 +353,6 @@ impl Log {
         Place { segment: segment.map_or(0, |segment| segment.number), offset: 0 }
     }
 
-    /// The last sequence before the oldest segment: what comes up to it is held no more.
-    pub(super) fn before_oldest(&self) -> u64 {
-        self.held.front().map_or(self.last_sequence, |segment| segment.before)
-    }
-
     /// The last sequence that was given out.
     pub(super) fn last_sequence(&self) -> u64 {
         self.last_sequence
@@ -365,6 +363,12 @@ impl Log {
         self.shipped_to = to;
         self.oldest = None;
         self.shipped.replace(sequence).map_or(0, |before| sequence.saturating_sub(before))
+    }
+
+    /// What comes after `mark` up to a sequence is lost; answers how much that is more than was known.
+    pub(super) fn set_lost(&mut self, mark: u64, up_to: u64) -> u64 {
+        let known = self.lost.replace((mark, up_to)).filter(|(from, _)| *from == mark);
+        up_to.saturating_sub(known.map_or(mark, |(_, known)| known))
     }
 
     /// Bytes behind the shipped ones.

@@ -1,15 +1,16 @@
 //! Closed records go from the spool into the store's log: in order, in batches, each exactly once.
 //!
-//! The store keeps the mark: the last sequence of this spool that its log holds. After a start and after every error the
-//! mark is asked again and shipping goes on behind it, so that a lost answer neither loses nor repeats a record. Only
-//! what has been forced to disk is shipped; see the module above.
+//! The store keeps the mark: the last sequence of this spool that its log holds. After a start, after every
+//! error and whenever the store may have forgotten something, the mark is asked again and shipping goes on behind it, so
+//! that neither a lost answer nor a store that was set back loses or repeats a record. Only what has been forced to disk is
+//! shipped; see the module above.
 
 use std::io;
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -42,9 +43,17 @@ pub async fn catch_up(spool: &Arc<Spool>, store: &dyn Store) -> Result<(), Store
     })
 }
 
-/// Ships the spool into the store until asked to stop, then what is left, for at most 5 s.
-pub async fn ship(spool: Arc<Spool>, store: Arc<dyn Store>, age_max: Option<Duration>, metrics: Metrics, stop: CancellationToken) {
-    Shipper::new(spool, Destination::store(&*store), age_max, metrics).run(&stop).await;
+/// Ships the spool into the store until asked to stop, then what is left, for at most 5 s. `meetings` moves whenever the
+/// store may have forgotten what it took: without that, an idle gateway would not tell it again.
+pub async fn ship(
+    spool: Arc<Spool>,
+    store: Arc<dyn Store>,
+    age_max: Option<Duration>,
+    metrics: Metrics,
+    meetings: watch::Receiver<u64>,
+    stop: CancellationToken,
+) {
+    Shipper::new(spool, Destination::store(&*store), age_max, metrics).run(meetings, &stop).await;
 }
 
 /// The two calls of a store that shipping needs.
@@ -89,14 +98,17 @@ impl<'a> Shipper<'a> {
         Self { spool, destination, age_max, metrics, cursor: None }
     }
 
-    async fn run(&mut self, stop: &CancellationToken) {
+    async fn run(&mut self, mut meetings: watch::Receiver<u64>, stop: &CancellationToken) {
         let mut pause = Pause::default();
         while !stop.is_cancelled() {
             match self.ship_full_batches().await {
                 Ok(()) => {
                     pause.succeeded();
-                    stop.run_until_cancelled(self.spool.core.ended.notified()).await;
-                    stop.run_until_cancelled(tokio::time::sleep(COLLECT)).await;
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = self.spool.core.ended.notified() => drop(stop.run_until_cancelled(tokio::time::sleep(COLLECT)).await),
+                        Ok(()) = meetings.changed() => self.cursor = None,
+                    }
                 }
                 Err(error) => drop(stop.run_until_cancelled(tokio::time::sleep(pause.failed(&error))).await),
             }
@@ -138,18 +150,21 @@ impl<'a> Shipper<'a> {
         };
         let core = Arc::clone(&self.spool.core);
         let batch = tasks::blocking(move || core.closed_after(from)).await?;
-        let Some(last) = batch.records.last() else {
+        if batch.is_empty() {
             self.spool.core.note_shipped(batch.next, &self.metrics);
             self.cursor = Some(batch.next);
             return Ok(Shipment::Nothing);
-        };
+        }
+        if let Some(Sequence(up_to)) = batch.lost_up_to {
+            self.spool.core.note_lost(from.sequence, up_to);
+        }
         self.spool.core.log.lock().oldest = batch.records.first().map(|first| first.time);
-        let last_sequence = last.sequence.map_or(0, NonZeroU64::get);
         let shipment = if batch.is_full() { Shipment::Full } else { Shipment::Some };
-        let records = AuditBatch { spool: self.spool.id(), records: batch.records, age_max: self.age_max };
-        let Sequence(mark) = in_time((self.destination.take)(records)).await?;
-        if mark < last_sequence {
-            let what = format!("it holds the records up to {mark} and was sent those up to {last_sequence}");
+        let (records, lost_up_to, last) = (batch.records, batch.lost_up_to, batch.next.sequence);
+        let sent = AuditBatch { spool: self.spool.id(), records, lost_up_to, age_max: self.age_max };
+        let Sequence(mark) = in_time((self.destination.take)(sent)).await?;
+        if mark < last {
+            let what = format!("it holds the records up to {mark} and was sent those up to {last}");
             return Err(StoreError::Unavailable(what).into());
         }
         let next = Cursor { sequence: mark, ..batch.next };
@@ -217,7 +232,7 @@ mod tests {
         Lost,
     }
 
-    /// A log with the store's rule: what is not behind the mark is skipped.
+    /// A log with the store's rules: what is not behind the mark is skipped, and a gap is refused unless it is said to be lost.
     #[derive(Default)]
     struct Taken {
         mark: u64,
@@ -239,8 +254,8 @@ mod tests {
         let take = move |batch: AuditBatch| {
             let mut log = told.lock();
             let answer = log.answers.pop_front().unwrap_or(Answer::Given);
-            if !matches!(answer, Answer::Refused) {
-                log.take(batch);
+            if !matches!(answer, Answer::Refused) && !log.take(batch) {
+                return async { Err(StoreError::Corrupt("a gap".into())) }.boxed();
             }
             let mark = if matches!(answer, Answer::Given) { Ok(Sequence(log.mark)) } else { Err(away()) };
             async move { mark }.boxed()
@@ -249,19 +264,34 @@ mod tests {
     }
 
     impl Taken {
-        fn take(&mut self, batch: AuditBatch) {
+        fn take(&mut self, batch: AuditBatch) -> bool {
+            self.mark = self.mark.max(batch.lost_up_to.map_or(0, |Sequence(lost)| lost));
             for record in batch.records {
                 let sequence = record.sequence.unwrap().get();
+                if sequence > self.mark + 1 {
+                    return false;
+                }
                 if sequence > self.mark {
                     self.mark = sequence;
                     self.records.push(record);
                 }
             }
+            true
+        }
+
+        /// Forgets what came after a sequence.
+        fn forget_after(&mut self, mark: u64) {
+            self.mark = mark;
+            self.records.retain(|record| record.sequence.unwrap().get() <= mark);
         }
     }
 
     fn shipper(spool: &Arc<Spool>, log: &Log) -> Shipper<'static> {
         Shipper::new(Arc::clone(spool), destination(log), None, Metrics::new())
+    }
+
+    fn no_meetings() -> watch::Receiver<u64> {
+        watch::Sender::new(0).subscribe()
     }
 
     fn use_it(spool: &Arc<Spool>, events: std::ops::RangeInclusive<u128>) {
@@ -308,7 +338,7 @@ mod tests {
             spool.refuse(refusal(21)).unwrap();
             stop.cancel();
         };
-        let both = async { tokio::join!(shipper.run(&stop), work) };
+        let both = async { tokio::join!(shipper.run(no_meetings(), &stop), work) };
         tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
         let records = std::mem::take(&mut log.lock().records);
         assert_eq!(events(&records), (1..=20).chain([21, 21]).collect::<Vec<_>>());
@@ -322,9 +352,82 @@ mod tests {
         let log = Log::default();
         use_it(&spool, 1..=50);
         shipper(&spool, &log).ship_all().await.unwrap();
-        log.lock().mark = 20;
-        log.lock().records.truncate(20);
+        log.lock().forget_after(20);
         shipper(&spool, &log).ship_all().await.unwrap();
+        assert_eq!(events(&log.lock().records), (1..=50).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn what_neither_the_store_nor_the_spool_holds_any_more_is_counted_and_passed_over() {
+        let home = tempfile::tempdir().unwrap();
+        let spool = open(home.path(), MIB);
+        let log = Log::default();
+        let last = 3_000;
+        for event in 1..=last {
+            use_it(&spool, event..=event);
+            if event % 100 == 0 {
+                shipper(&spool, &log).ship_all().await.unwrap();
+            }
+        }
+        eventually("the first segments are gone", || spool.core.log.lock().segment(1).is_none());
+        use Answer::{Given, Lost, Refused};
+        log.lock().forget_after(20);
+        log.lock().answers.extend([Given, Refused, Given, Refused]);
+        let mut shipper = shipper(&spool, &log);
+        while shipper.ship_all().await.is_err() {}
+        let kept = sequences(&log.lock().records);
+        let first = kept[20];
+        assert!(first > 21, "something is lost");
+        assert_eq!(kept, (1..=20).chain(first..=last as u64).collect::<Vec<_>>(), "what is still held is told");
+        let lost = || spool.core.metrics.audit_dropped.get();
+        assert_eq!(lost(), first - 21, "counted once, however often it was told");
+        assert_eq!(spool.core.log.lock().unshipped_bytes(), 0);
+
+        log.lock().forget_after(10);
+        log.lock().answers.extend([Given, Lost]);
+        shipper.cursor = None;
+        while shipper.ship_all().await.is_err() {}
+        assert_eq!(sequences(&log.lock().records)[9..11], [10, first]);
+        assert_eq!(lost(), first - 21 + first - 11, "another loss");
+        use_it(&spool, 1..=1);
+        shipper.ship_all().await.unwrap();
+        assert_eq!(log.lock().mark, last as u64 + 1);
+    }
+
+    #[tokio::test]
+    async fn a_store_set_back_to_before_an_old_copy_of_the_folder_gets_all_that_the_copy_holds() {
+        let home = tempfile::tempdir().unwrap();
+        let spool = open(home.path(), 4 * MIB);
+        let log = Log::default();
+        use_it(&spool, 1..=5);
+        log.lock().mark = 100;
+        shipper(&spool, &log).ship_all().await.unwrap();
+        use_it(&spool, 6..=7);
+        shipper(&spool, &log).ship_all().await.unwrap();
+        log.lock().forget_after(3);
+        shipper(&spool, &log).ship_all().await.unwrap();
+        assert_eq!(sequences(&log.lock().records), [4, 5, 101, 102]);
+        assert_eq!(spool.core.metrics.audit_dropped.get(), 95);
+    }
+
+    #[tokio::test]
+    async fn a_new_incarnation_of_the_store_is_told_at_once_what_it_forgot() {
+        let home = tempfile::tempdir().unwrap();
+        let spool = open(home.path(), 4 * MIB);
+        let (log, stop, meetings) = (Log::default(), CancellationToken::new(), watch::Sender::new(0));
+        use_it(&spool, 1..=50);
+        let mut shipper = shipper(&spool, &log);
+        let work = async {
+            spool.shipped_everything().await;
+            log.lock().forget_after(20);
+            meetings.send_replace(1);
+            while log.lock().records.len() < 50 {
+                tokio::task::yield_now().await;
+            }
+            stop.cancel();
+        };
+        let both = async { tokio::join!(shipper.run(meetings.subscribe(), &stop), work) };
+        tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
         assert_eq!(events(&log.lock().records), (1..=50).collect::<Vec<_>>());
     }
 
@@ -400,6 +503,6 @@ mod tests {
     #[test]
     fn shipping_can_run_as_a_task() {
         fn is_a_task<F: Future<Output = ()> + Send + 'static>(_: impl FnOnce(Arc<Spool>, Arc<dyn Store>) -> F) {}
-        is_a_task(|spool, store| ship(spool, store, None, Metrics::new(), CancellationToken::new()));
+        is_a_task(|spool, store| ship(spool, store, None, Metrics::new(), no_meetings(), CancellationToken::new()));
     }
 }

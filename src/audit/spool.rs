@@ -68,7 +68,7 @@ impl Spool {
 
     /// Writes BEGIN and promises room for its END. `record` is what becomes of the use after a crash, with the outcome
     /// `unknown`; its `event_id` must be this use's own. When this returns, the entry outlives the process, and with
-    /// `sync: always` the machine.
+    /// `sync: always` the machine. Where it has to wait for the disk, the thread's other tasks do not wait with it.
     ///
     /// # Errors
     /// When there is no room or the disk fails; then nothing is recorded, and the use must not happen.
@@ -302,6 +302,28 @@ mod tests {
             }
         });
         assert_eq!(closed(&spool).len(), 80);
+    }
+
+    #[test]
+    fn who_waits_for_the_disk_holds_up_no_other_task() {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let home = tempfile::tempdir().unwrap();
+        let spool = open_with(home.path(), MIB, SpoolSync::Always);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let _inside = runtime.enter();
+        let (tasks, (tell, told)) = (tasks::Tasks::new(), std::sync::mpsc::channel());
+        let busy_disk = spool.core.syncing.lock();
+        let (waiting, saying) = (Arc::clone(&spool), tell.clone());
+        tasks.spawn("a use", async move {
+            saying.send("begins").unwrap();
+            drop(waiting.begin(&use_of(1)).unwrap());
+            saying.send("has begun").unwrap();
+        });
+        assert_eq!(told.recv_timeout(PATIENCE), Ok("begins"));
+        tasks.spawn("another", async move { tell.send("another task runs").unwrap() });
+        assert_eq!(told.recv_timeout(PATIENCE), Ok("another task runs"));
+        drop(busy_disk);
+        assert_eq!(told.recv_timeout(PATIENCE), Ok("has begun"));
     }
 
     #[test]

@@ -9,13 +9,15 @@
 //! the store in epoch order, by `renew` alone. Another incarnation of the store may have forgotten sessions, revocations and uses: whoever meets one tells it what it
 //! remembers, trusts nothing for a term (a lease and its margin) after that, and lets revocations of that time wait for
 //! the whole term. Another data set is a stranger, and is not believed at all. Here are reading and renewing. `settling` waits for the others, `sessions` watches them, `telling` tells a store what
-//! it forgot, `tombstones` (on disk: `ledger`) and `memory` remember, `pace` watches its clock.
+//! it forgot, `running` says when streams must end, `tombstones` (on disk: `ledger`) and `memory` remember, `pace` watches
+//! its clock.
 
 mod ledger;
 mod memory;
 mod pace;
 #[cfg(test)]
 pub(crate) mod puppet;
+mod running;
 mod sessions;
 mod settling;
 mod telling;
@@ -29,6 +31,7 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -40,6 +43,8 @@ use crate::store::{Epoch, Invalidations, Partition, RecalledKey, RenewalRequest,
 
 pub use self::memory::{Memory, Strangers};
 use self::pace::Pace;
+pub use self::running::Doubt;
+use self::running::lease_end;
 use self::sessions::Watched;
 pub use self::settling::{Change, Confirmation, NotConfirmed};
 use self::telling::{Telling, Told};
@@ -67,7 +72,7 @@ pub struct Coherence {
     partitions: Box<[Knowledge]>,
     memory: Memory,
     generation: AtomicU64,
-    meetings: AtomicU64,
+    meetings: watch::Sender<u64>,
     is_asking: AtomicBool,
     watched: Watched,
     uses: OnceLock<RememberedUses>,
@@ -81,6 +86,8 @@ pub type RememberedUses = Box<dyn Fn(Partition) -> Vec<RecalledKey> + Send + Syn
 struct Knowledge {
     applied: AtomicU64,
     valid_until: AtomicU64,
+    /// Until when running exchanges may go on without another word of the store.
+    runs_until: AtomicU64,
     /// The longest lease that the store gave here, in nanoseconds; 0 where it tells by itself.
     lease: AtomicU64,
     /// Until when the store's incarnation is too new to be trusted: `NEVER` until it was told what it may have forgotten.
@@ -116,7 +123,7 @@ impl Coherence {
             partitions,
             memory,
             generation: AtomicU64::new(0),
-            meetings: AtomicU64::new(0),
+            meetings: watch::Sender::new(0),
             is_asking: AtomicBool::new(false),
             watched: Watched::default(),
             uses: OnceLock::new(),
@@ -149,6 +156,7 @@ impl Coherence {
         tokio::select! {
             () = stop.cancelled() => {}
             _ = join_all(self.all_partitions().map(|partition| self.keep_renewed(partition))) => {}
+            _ = join_all(self.all_partitions().map(|partition| self.watch_silence(partition))) => {}
             () = self.keep_saved() => {}
         }
         // What the last requests revoked.
@@ -271,9 +279,14 @@ impl Coherence {
 
     /// A look that changes nothing, and a renewal only where there is news.
     async fn ask(&self, partition: Partition) -> Result<(), StoreError> {
+        let sent = clock::boot_now();
         let (epoch, store) = in_time(self.renewal_max(), self.store.epoch(partition)).await?;
         let is_known = self.applied(partition) == epoch && self.knowledge(partition).met.read().as_ref() == Some(&store);
-        if is_known { Ok(()) } else { self.renew(partition).await.map(drop) }
+        if is_known {
+            self.hear(partition, sent, Trust::Asking(Duration::ZERO));
+            return Ok(());
+        }
+        self.renew(partition).await.map(drop)
     }
 
     /// Why the store that answers cannot be believed, if that is so; for readiness.
@@ -283,28 +296,29 @@ impl Coherence {
 
     /// The moment before a change is asked for.
     pub fn moment(&self) -> Moment {
-        Moment(self.meetings.load(Ordering::SeqCst))
+        Moment(*self.meetings.borrow())
     }
 
-    /// Whether every partition may be trusted now; for readiness.
-    pub fn is_coherent(&self) -> bool {
+    /// Moves whenever another incarnation of the store was met, which may have forgotten anything.
+    pub fn meetings(&self) -> watch::Receiver<u64> {
+        self.meetings.subscribe()
+    }
+
+    /// How many partitions cannot be trusted now, and how many there are; for readiness.
+    pub fn unproven_of(&self) -> (usize, usize) {
         let now = clock::boot_now().nanos();
-        self.partitions.iter().all(|knowledge| now < knowledge.valid_until.load(Ordering::SeqCst))
+        let is_proven = |knowledge: &&Knowledge| now < knowledge.valid_until.load(Ordering::SeqCst);
+        (self.partitions.len() - self.partitions.iter().filter(is_proven).count(), self.partitions.len())
+    }
+
+    /// Whether every partition may be trusted now.
+    pub fn is_coherent(&self) -> bool {
+        self.unproven_of().0 == 0
     }
 
     /// Whether a key is known here to have been revoked.
     pub fn is_revoked(&self, digest: &KeyDigest) -> bool {
         self.memory.tombstones.contains(digest)
-    }
-
-    /// Ends when the key is known here to have been revoked; cuts running streams and uploads.
-    pub async fn revoked(&self, digest: KeyDigest) {
-        let mut news = self.memory.tombstones.news();
-        while !self.is_revoked(&digest) {
-            if news.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
     }
 
     /// Asks the store what changed and applies it. One at a time for each partition, so that changes keep their order.
@@ -328,7 +342,8 @@ impl Coherence {
         if let Some(lease) = renewal.trust.span() {
             knowledge.lease.fetch_max(u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
             self.is_asking.store(matches!(renewal.trust, Trust::Asking(_)), Ordering::SeqCst);
-            let is_known = knowledge.met.read().as_ref() == Some(&renewal.store);
+            // An epoch that went back is another past, whoever tells it.
+            let is_known = renewal.epoch >= applied && knowledge.met.read().as_ref() == Some(&renewal.store);
             if !is_known {
                 self.meet(partition, renewal.store);
             }
@@ -343,9 +358,10 @@ impl Coherence {
             None => BootInstant::NEVER,
             Some(_) if sent.nanos() < knowledge.settling_until.load(Ordering::SeqCst) => BootInstant::default(),
             Some(span) if mutants::active(Mutant::LeaseFromAnswer) => clock::boot_now().plus(span.mul_f64(0.99)),
-            Some(span) => sent.plus(span.mul_f64(0.99).saturating_sub(LEASE_MARGIN)),
+            Some(span) => lease_end(sent, span),
         };
         knowledge.valid_until.fetch_max(valid_until.nanos(), Ordering::SeqCst);
+        self.hear(partition, sent, renewal.trust);
         self.show_lease();
         Ok(renewal.trust)
     }
@@ -361,7 +377,7 @@ impl Coherence {
         let mut met = knowledge.met.write();
         knowledge.settling_until.store(BootInstant::NEVER.nanos(), Ordering::SeqCst);
         knowledge.valid_until.store(0, Ordering::SeqCst);
-        self.meetings.fetch_add(1, Ordering::SeqCst);
+        self.meetings.send_modify(|meetings| *meetings += 1);
         self.forget_cache();
         *met = Some(store);
         tracing::info!(partition = partition.0, "met a new incarnation of the store; requests are refused for a term");
@@ -394,6 +410,7 @@ impl Coherence {
 
     fn forget_cache(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
+        self.memory.tombstones.rouse();
     }
 
     fn bury<I: IntoIterator<Item = KeyDigest>>(&self, digests: I) {

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
-use crate::domain::{FirmId, FirmTag, KeyDigest, KeyId, KeyRecord, Sequence};
+use crate::domain::{FirmId, FirmTag, KeyDigest, KeyId, KeyRecord, ReplicaId, Sequence};
 use crate::store::{
     ActivityPage, ActivityQuery, AuditBatch, Creation, Epoch, Found, Invalidations, KeyView, NewKey, Partition, PermitRequest, Permits,
     RecalledKey, Renewal, RenewalRequest, Revocation, RevokeRequest, Safeguard, SessionState, Sessions, Store, StoreError,
@@ -30,6 +30,7 @@ pub(crate) struct State {
     /// What the next renewals tell beside the epoch.
     pub(crate) revoked: VecDeque<KeyDigest>,
     pub(crate) others: Vec<SessionState>,
+    pub(crate) forgotten: Vec<ReplicaId>,
     /// The run that tells of sessions, if it is another one.
     pub(crate) sessions_of: Option<&'static str>,
     pub(crate) acknowledged: Vec<u64>,
@@ -105,7 +106,8 @@ impl Store for Puppet {
         async { Ok(Sessions { store, all }) }.boxed()
     }
 
-    fn forget(&self, _partition: Partition, _sessions: Vec<SessionState>) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn forget(&self, _partition: Partition, sessions: Vec<SessionState>) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.state.lock().forgotten.extend(sessions.into_iter().map(|session| session.replica));
         async { Ok(()) }.boxed()
     }
 

@@ -7,6 +7,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use super::{CONFIRMATION_POLL, Coherence, FIRST_RENEWAL_MAX, Moment, in_time, term_of};
 use crate::clock;
 use crate::domain::{BootInstant, KeyDigest, ReplicaId};
@@ -122,6 +124,29 @@ impl Coherence {
         }
         self.watched.note(partition, &sessions.all, clock::boot_now());
         Ok(sessions.all)
+    }
+
+    /// Trusts nothing any more, and takes this replica's sessions out of the store, so that no revocation waits for a replica
+    /// that is gone. `is_idle` says whether no request is under way; it is asked when none can be accepted any more, and
+    /// otherwise the sessions stay. Best effort: where the store does not answer, a revocation waits for a term.
+    pub async fn leave(&self, is_idle: impl Fn() -> bool) {
+        let left = join_all(self.all_partitions().map(|partition| self.leave_one(partition, &is_idle))).await;
+        if let Some(error) = left.into_iter().find_map(Result::err) {
+            tracing::warn!(%error, "this replica's session stays in the store for a while; a revocation may wait a term for it");
+        }
+    }
+
+    async fn leave_one(&self, partition: Partition, is_idle: impl Fn() -> bool) -> Result<(), StoreError> {
+        let knowledge = self.knowledge(partition);
+        // Held to the end: a renewal that is still under way would bring the session and the trust back.
+        let _no_renewal = in_time(FIRST_RENEWAL_MAX, async { Ok(knowledge.renewing.lock().await) }).await?;
+        knowledge.settling_until.store(BootInstant::NEVER.nanos(), Ordering::SeqCst);
+        knowledge.valid_until.store(0, Ordering::SeqCst);
+        if !is_idle() {
+            return Err(StoreError::Unavailable("requests are still under way".into()));
+        }
+        let own: Vec<SessionState> = self.sessions(partition).await?.into_iter().filter(|session| self.is_own(session)).collect();
+        in_time(FIRST_RENEWAL_MAX, self.store.forget(partition, own)).await
     }
 
     fn is_own(&self, session: &SessionState) -> bool {

@@ -122,6 +122,21 @@ async fn a_revocation_waits_for_one_that_has_not_applied_it_for_a_term_and_not_f
 }
 
 #[tokio::test]
+async fn who_leaves_trusts_nothing_and_is_forgotten_alone_and_only_when_idle() {
+    let bench = Bench::settled().await;
+    let own = SessionState { replica: ReplicaId::new("replica-1"), incarnation: Uuid::nil(), ..other(0, LEASE) };
+    let earlier = SessionState { incarnation: Uuid::max(), ..own.clone() };
+    bench.store.state.lock().others = vec![other(0, LEASE), own, earlier];
+    bench.coherence.leave(|| false).await;
+    assert!(bench.store.state.lock().forgotten.is_empty() && !bench.coherence.is_coherent());
+    bench.coherence.leave(|| !bench.coherence.is_coherent()).await;
+    assert_eq!(bench.store.state.lock().forgotten, [ReplicaId::new("replica-1")], "neither another nor another start of this one");
+    bench.coherence.renew(ZERO).await.unwrap();
+    assert!(!bench.coherence.is_coherent(), "a late renewal brings no trust");
+    assert!(bench.coherence.asked_since(ZERO, clock::boot_now()).await <= clock::boot_now());
+}
+
+#[tokio::test]
 async fn a_store_that_was_started_again_in_mid_revocation_confirms_nothing_and_is_told() {
     let bench = Bench::settled().await;
     let change = bench.change(1);
@@ -229,4 +244,27 @@ async fn a_question_of_strict_mode_is_sent_after_the_arrival_and_serves_all_that
     bench.store.state.lock().is_foreign = true;
     bench.store.state.lock().epoch = 10;
     assert!(ask().await < clock::boot_now(), "no proof without an answer");
+}
+
+#[tokio::test]
+async fn what_runs_ends_a_moment_after_the_last_lease_and_goes_on_while_a_new_incarnation_settles() {
+    let bench = Bench::settled().await;
+    let tasks = crate::tasks::Tasks::new();
+    let watching = bench.coherence.clone();
+    tasks.spawn("silence", async move { watching.watch_silence(ZERO).await });
+    let generation = bench.coherence.generation();
+    bench.store.state.lock().run = "second";
+    bench.coherence.renew(ZERO).await.unwrap();
+    let forgotten = bench.coherence.doubt(ZERO, digest(1), generation).await;
+    assert_eq!((forgotten, bench.coherence.is_coherent()), (Doubt::Forgotten(generation + 1), false));
+    let sent = clock::boot_now();
+    bench.coherence.renew(ZERO).await.unwrap();
+    assert!(!bench.coherence.is_coherent(), "it settles");
+    let doubt = tokio::time::timeout(LEASE * 4, bench.coherence.doubt(ZERO, digest(1), generation + 1)).await;
+    let ran = clock::boot_now().since(sent);
+    assert_eq!(doubt, Ok(Doubt::Unheard), "it is told without any news");
+    assert!(ran >= LEASE && ran < LEASE * 3, "a lease and a moment, which settling does not end: {ran:?}");
+    bench.coherence.bury([digest(1)]);
+    assert_eq!(bench.coherence.doubt(ZERO, digest(1), generation + 1).await, Doubt::Revoked, "the better reason");
+    tasks.stop(LEASE).await;
 }

@@ -90,9 +90,14 @@ impl Tombstones {
         self.shelf.known.read().all()
     }
 
-    /// Moves after digests were buried.
+    /// Moves after digests were buried, and when whoever waits for that is roused.
     pub(super) fn news(&self) -> watch::Receiver<u64> {
         self.grown.subscribe()
+    }
+
+    /// Wakes whoever waits for news, to look at what else there is.
+    pub(super) fn rouse(&self) {
+        self.grown.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Remembers digests, in memory at once.
@@ -118,7 +123,7 @@ impl Tombstones {
             unsaved.fresh.extend(fresh);
             unsaved.is_stale |= buried == Buried::OldestForgotten;
         }
-        self.grown.send_modify(|count| *count = count.wrapping_add(1));
+        self.rouse();
         buried
     }
 

@@ -6,7 +6,7 @@ use crate::domain::{BootInstant, FirmId, FirmTag, FrozenPermissions, KeyDigest, 
 
 use crate::store::Partition;
 
-use super::resolve::{CachedKey, Resolved, Standing};
+use super::resolve::{CachedKey, Ended, Resolved, Standing};
 
 /// Evidence: a live key, now, on a coherent replica.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ impl Principal {
     }
 
     /// The cache entry, which also keeps the key's signed assertions.
-    pub(super) fn cached(&self) -> &CachedKey {
+    pub(super) fn cached(&self) -> &Arc<CachedKey> {
         &self.key
     }
 }
@@ -65,11 +65,24 @@ pub fn admit(resolved: Resolved) -> Result<Principal, Rejection> {
     match resolved.standing {
         Standing::Live(proven_until) => Ok(Principal { key: resolved.key, proven_until }),
         Standing::Revoked => Err(revoked()),
-        Standing::Unproven => Err(Rejection::ReplicaIncoherent),
+        Standing::Unproven => Err(incoherent()),
     }
 }
 
 /// The refusal of a revoked key, also for a request that was under way when the key was revoked.
-pub fn revoked() -> Rejection {
+fn revoked() -> Rejection {
     Rejection::KeyRevoked
+}
+
+/// The refusal of a key that this replica cannot vouch for, also for a request that was under way.
+fn incoherent() -> Rejection {
+    Rejection::ReplicaIncoherent
+}
+
+/// The refusal of a request that was under way when its key's end came.
+pub fn ended(end: Ended) -> Rejection {
+    match end {
+        Ended::Revoked => revoked(),
+        Ended::Unproven => incoherent(),
+    }
 }

@@ -16,7 +16,7 @@ use super::forward::UpstreamBody;
 /// Why a body broke off; hyper closes the connection or resets the stream.
 pub type BodyFault = Box<dyn std::error::Error + Send + Sync>;
 
-/// Ends when the answer must not go on, with the reason: `key_revoked` or `draining`.
+/// Ends when the answer must not go on, with the reason: `key_revoked`, `replica_incoherent` or `draining`.
 pub type Cut = Pin<Box<dyn Future<Output = &'static str> + Send>>;
 
 /// What the gateway hands to the edge.

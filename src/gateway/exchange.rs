@@ -120,9 +120,9 @@ impl Exchange {
         &self.meter
     }
 
-    /// The key's digest, once the key is known.
-    pub fn digest(&self) -> Option<crate::domain::KeyDigest> {
-        self.key.as_ref().map(|key| key.record.digest)
+    /// The key, once it is known.
+    pub fn key(&self) -> Option<&Arc<CachedKey>> {
+        self.key.as_ref()
     }
 
     /// What is left of the key's window, for the answer's header fields.

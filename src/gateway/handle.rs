@@ -18,7 +18,6 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::coherence::Coherence;
 use crate::domain::{KeyNamespace, Rejection, RequestId};
 use crate::metrics::Metrics;
 use crate::mutants::{self, Mutant};
@@ -39,9 +38,7 @@ pub struct Gateway {
     /// What keys look like.
     pub namespace: KeyNamespace,
     /// Knows keys by their digests.
-    pub keyring: Keyring,
-    /// Knows what has changed.
-    pub coherence: Arc<Coherence>,
+    pub keyring: Arc<Keyring>,
     /// Counts.
     pub limiter: Arc<Limiter>,
     /// Routes, upstreams, signer, limits.
@@ -86,7 +83,7 @@ impl Gateway {
         let request = Request::from_parts(parts, body.take().expect("a request is sent once"));
         tokio::select! {
             biased;
-            () = self.coherence.revoked(principal.digest()), if !mutants::active(Mutant::NoLastLook) => Err(admit::revoked().into()), // 401, also in mid-flight
+            end = self.keyring.end_of(principal.cached()), if !mutants::active(Mutant::NoLastLook) => Err(admit::ended(end).into()), // 401, 503, also in mid-flight
             sent = settings.forwarder.send(request, &forwarding) => sent, // 413, 408, 502, 503, 504
         }
     }
@@ -140,18 +137,19 @@ impl Gateway {
         Response::from_parts(parts, AnswerBody::elsewhere())
     }
 
-    /// Waits for what ends an answer or a tunnel in the middle: its key is revoked, or the drain has taken too long.
+    /// Waits for what ends an answer or a tunnel in the middle: its key is revoked, this replica can no longer tell
+    /// whether it is, or the drain has taken too long.
     fn cut_reason(&self, exchange: &Exchange) -> Cut {
-        let (coherence, drained, digest) = (self.coherence.clone(), self.cut.clone(), exchange.digest());
+        let (keyring, drained, key) = (self.keyring.clone(), self.cut.clone(), exchange.key().cloned());
         Box::pin(async move {
-            let revoked = async {
-                match digest {
-                    Some(digest) => coherence.revoked(digest).await,
+            let ended = async {
+                match key {
+                    Some(key) => keyring.end_of(&key).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                () = revoked => "key_revoked",
+                end = ended => admit::ended(end).consequence().reason,
                 () = drained.cancelled() => "draining",
             }
         })

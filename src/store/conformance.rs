@@ -113,6 +113,7 @@ promises! {
     each_change_raises_the_epoch_by_one_and_is_told
     what_was_answered_survives
     records_are_taken_exactly_once_and_in_order
+    a_hole_is_passed_over_only_where_the_spool_says_that_it_lost_the_records
     records_of_many_firms_are_taken_as_one_sequence
     every_partition_has_its_own_epoch_and_firms_stay_in_theirs
     pages_have_no_gap_and_no_repeat_while_the_log_grows
@@ -347,7 +348,7 @@ pub(super) fn uses(sequences: RangeInclusive<u64>) -> Vec<AuditRecord> {
 }
 
 pub(super) async fn ship(store: &Arc<dyn Store>, spool: Uuid, records: Vec<AuditRecord>) -> Result<Sequence, StoreError> {
-    store.ship(AuditBatch { spool, records, age_max: None }).await
+    store.ship(AuditBatch { spool, records, lost_up_to: None, age_max: None }).await
 }
 
 pub(super) fn all(firm_id: &str) -> ActivityQuery {
@@ -384,6 +385,40 @@ async fn records_are_taken_exactly_once_and_in_order(subject: &Subject) {
     let store = subject.open();
     assert_eq!(ship(&store, spool, uses(1..=16)).await.unwrap(), Sequence(16));
     assert_eq!(log(&store, all("firm-1")).await.len(), 16);
+}
+
+async fn a_hole_is_passed_over_only_where_the_spool_says_that_it_lost_the_records(subject: &Subject) {
+    let store = subject.open();
+    let spool = Uuid::from_u128(7);
+    let of = |sequences: RangeInclusive<u64>| {
+        let mut records = uses(sequences);
+        for record in &mut records {
+            record.firm_id = firm(&format!("firm-{}", record.sequence.unwrap().get() % 9));
+        }
+        records
+    };
+    let ship_behind = async |lost: u64, records| {
+        let batch = AuditBatch { spool, records, lost_up_to: Some(Sequence(lost)), age_max: None };
+        store.ship(batch).await
+    };
+    assert_eq!(ship(&store, spool, of(1..=10)).await.unwrap(), Sequence(10));
+    assert!(matches!(ship(&store, spool, of(31..=40)).await, Err(StoreError::Corrupt(_))), "nothing is said of 11 to 30");
+    assert!(matches!(ship_behind(29, of(31..=40)).await, Err(StoreError::Corrupt(_))), "nothing is said of 30");
+    assert_eq!(store.shipped(spool).await.unwrap(), Sequence(10), "a refused batch leaves nothing");
+    for _ in 0..2 {
+        assert_eq!(ship_behind(30, of(31..=40)).await.unwrap(), Sequence(40));
+    }
+    assert_eq!(ship_behind(30, of(41..=42)).await.unwrap(), Sequence(42), "nothing is lost that the log holds");
+    assert_eq!(ship_behind(50, vec![]).await.unwrap(), Sequence(50), "the spool may hold nothing at all");
+    assert_eq!(store.shipped(spool).await.unwrap(), Sequence(50));
+    assert_eq!(ship(&store, spool, of(51..=54)).await.unwrap(), Sequence(54));
+    assert!(matches!(ship(&store, spool, of(56..=56)).await, Err(StoreError::Corrupt(_))), "said once, for that hole");
+    let mut taken = Vec::new();
+    for number in 0..9 {
+        taken.extend(log(&store, all(&format!("firm-{number}"))).await.iter().map(|record| record.sequence.unwrap().get()));
+    }
+    taken.sort_unstable();
+    assert_eq!(taken, (1..=10).chain(31..=42).chain(51..=54).collect::<Vec<_>>());
 }
 
 async fn records_of_many_firms_are_taken_as_one_sequence(subject: &Subject) {
@@ -508,7 +543,7 @@ async fn old_records_are_trimmed(subject: &Subject) {
     }
     ship(&store, Uuid::from_u128(1), records).await.unwrap();
     assert_eq!(log(&store, all("firm-1")).await.len(), 50);
-    let trimming = AuditBatch { spool: Uuid::from_u128(1), records: vec![], age_max: Some(Duration::from_secs(500)) };
+    let trimming = AuditBatch { spool: Uuid::from_u128(1), records: vec![], lost_up_to: None, age_max: Some(Duration::from_secs(500)) };
     assert_eq!(store.ship(trimming).await.unwrap(), Sequence(100));
     for firm_id in ["firm-1", "firm-2"] {
         let left = log(&store, all(firm_id)).await;

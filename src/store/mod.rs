@@ -7,7 +7,8 @@
 //!   epoch and the invalidation happen together or not at all.
 //! - Records are never deleted and key ids never reused; a revoked key stays revoked.
 //! - `create` and `revoke` raise the partition's epoch by one; a revocation also leaves the key's digest for `renew`.
-//! - `ship` takes each sequence of a spool exactly once, in order, however often it is sent.
+//! - `ship` takes each sequence of a spool exactly once, in order, however often it is sent; it leaves none out unless it
+//!   is told that the spool has lost it.
 //! - The store's own clock (`TIME` in Redis, this machine's in the embedded store) stamps what it records.
 //!
 //! A firm lives wholly in one partition, chosen by its tag; the embedded store has one.
@@ -108,7 +109,8 @@ pub struct Renewal {
 pub struct StoreIncarnation {
     /// What it holds: made once, and kept as long as its keys are.
     pub data_set: String,
-    /// This start of the server that holds it.
+    /// This start of the server that holds it, and the history that it continues: another one after a restart, a failover,
+    /// or a return to what another server had.
     pub run: String,
 }
 
@@ -306,6 +308,9 @@ pub struct AuditBatch {
     pub spool: Uuid,
     /// The records; each has a `sequence`.
     pub records: Vec<AuditRecord>,
+    /// What comes up to here and is not in the log is not in the spool any more either: the log may go on behind it.
+    /// Without this statement a batch that leaves a gap is refused.
+    pub lost_up_to: Option<Sequence>,
     /// Records older than this are trimmed from the log; `None` keeps all.
     pub age_max: Option<Duration>,
 }
@@ -403,7 +408,8 @@ pub trait Store: Send + Sync + 'static {
     /// The sessions whose replicas may still trust a cache older than now.
     fn sessions(&self, partition: Partition) -> BoxFuture<'_, Result<Sessions, StoreError>>;
 
-    /// Forgets sessions that have not renewed since they were in this state. The caller has watched them for long.
+    /// Forgets sessions that have not renewed since they were in this state. The caller has watched them for long, or they
+    /// are its own and it will trust nothing any more.
     fn forget(&self, partition: Partition, sessions: Vec<SessionState>) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Says again that keys were revoked, to a store that may have lost it. What it does know stays as it is.

@@ -104,6 +104,30 @@ fn a_replica_that_lives_makes_a_lost_revocation_again() {
     fresh.get(&key, "/ok").expect_problem(401, "invalid_key");
 }
 
+/// The same process, the same data set, and a past that another server has kept.
+#[test]
+fn a_redis_that_took_back_anothers_past_without_a_restart_is_met_anew() {
+    let (redis, other) = (Redis::start(), Redis::start());
+    let follow = |one: &Redis, leader: &Redis| {
+        let address = leader.address();
+        one.tell(&["REPLICAOF", &address.ip().to_string(), &address.port().to_string()]);
+        eventually!(SOON, one.ask(&["INFO", "replication"]).is_some_and(|told| told.contains("master_link_status:up")));
+        one.tell(&["REPLICAOF", "NO", "ONE"]);
+    };
+    let gateway = gateway_with(&redis, |_| {});
+    let editor = gateway.editor();
+    let (key, kept) = (gateway.create_key(&editor, "one"), gateway.create_key(&editor, "two"));
+    follow(&other, &redis);
+    revoke(&gateway, &editor, &key);
+    let met = gateway.log().matches("met a new incarnation").count();
+    follow(&redis, &other);
+    eventually!(SOON, has_met(&gateway, met + 1));
+    eventually_all(&gateway, &[&kept], 200, &[200, 503]);
+    gateway.get(&key, "/ok").expect_problem(401, "invalid_key");
+    let fresh = gateway_with(&redis, |_| {});
+    fresh.get(&key, "/ok").expect_problem(401, "invalid_key");
+}
+
 #[test]
 fn an_emptied_redis_is_never_the_callers_fault_and_is_refused_until_the_operator_decides() {
     let redis = Redis::start();
@@ -223,6 +247,73 @@ fn uses_that_redis_forgot_are_told_again_and_none_is_counted_twice() {
     assert!(later >= 5, "what both told was counted once: {later}");
     let rest = spend(&a, &kept, 40);
     assert!((23..=25).contains(&rest), "what was kept was not counted twice: {rest}");
+}
+
+#[test]
+fn records_that_redis_forgot_are_in_its_log_again_though_nobody_uses_a_key_meanwhile() {
+    let redis = Redis::start();
+    let gateway = gateway_with(&redis, |_| {});
+    let key = gateway.key();
+    assert_eq!(status(&gateway, &key), 200);
+    eventually!(SOON, redis.streamed("outcome").len() == 2);
+    let before = redis.down_and_copied();
+    redis.up();
+    eventually!(SOON, has_met(&gateway, 2));
+    assert_eq!([(); 5].map(|()| status(&gateway, &key)), [200; 5]);
+    eventually!(SOON, redis.streamed("outcome").len() == 7);
+    let all = redis.streamed("event_id");
+    redis.down();
+    redis.restore(&before);
+    redis.up();
+    eventually!(SOON, redis.streamed("event_id").len() >= 7);
+    assert_eq!(redis.streamed("event_id"), all, "each once, and in its order");
+    assert_eq!(gateway.metric("assure_gateway_audit_dropped_total"), 0.0);
+}
+
+#[test]
+fn records_that_redis_and_the_spool_have_both_forgotten_are_counted_and_hold_nothing_up() {
+    let redis = Redis::start();
+    let mut gateway = gateway_with(&redis, |config| {
+        config["audit"]["spool"]["size_max"] = json!("1MiB");
+        config["limits"]["requests_per_minute"] = json!(100_000);
+    });
+    let key = gateway.key();
+    assert_eq!(status(&gateway, &key), 200);
+    let streamed = || -> usize {
+        let length = redis.ask(&["XLEN", "assure:audit"]).expect("Redis answers");
+        length.trim().trim_start_matches(':').parse().expect("a number")
+    };
+    eventually!(SOON, streamed() == 2);
+    let before = redis.down_and_copied();
+    redis.up();
+    eventually!(SOON, has_met(&gateway, 2));
+    // Several times what a spool of this size keeps of what was shipped.
+    let (mut client, request) = (Client::connect(gateway.edge()), Request::get("/ok").bearer(&key.secret));
+    let many = 2_000;
+    for _ in 0..many {
+        client.exchange(&request).expect("an answer").expect(200);
+    }
+    eventually!(SOON, streamed() == 2 + many);
+    let lost = |gateway: &Gateway| gateway.metric("assure_gateway_audit_dropped_total");
+    assert_eq!(lost(&gateway), 0.0);
+    let set_back = || {
+        redis.down();
+        redis.restore(&before);
+        redis.up();
+    };
+    set_back();
+    eventually!(SOON, lost(&gateway) > 0.0 && gateway.metric("assure_gateway_audit_spool_bytes") == 0.0);
+    assert_eq!(streamed() + lost(&gateway) as usize, 2 + many, "what is still held is told again");
+    assert_eq!(gateway.log().matches("audit records are lost").count(), 1, "said once");
+    eventually_all(&gateway, &[&key], 200, &[200, 503]);
+    // The same while no gateway runs.
+    gateway.kill9();
+    set_back();
+    gateway.restart();
+    assert!(lost(&gateway) > 0.0);
+    let shipped = streamed();
+    eventually_all(&gateway, &[&key], 200, &[200]);
+    eventually!(SOON, streamed() > shipped);
 }
 
 #[test]

@@ -31,7 +31,11 @@ mod redis_start;
 mod replicas;
 mod revocation;
 mod rolling;
+mod running;
+#[path = "../servers/mod.rs"]
+mod servers;
 mod support;
 mod tls;
 mod tokens;
+mod topologies;
 mod upgrades;

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::eventually::eventually;
+use crate::support::link::Link;
 use crate::support::redis::Redis;
 use crate::support::{Answer, Client, Gateway, Key, Request, SOON};
 
@@ -346,6 +347,22 @@ fn a_redis_that_reads_its_data_is_waited_for_later_and_at_the_start() {
     // It has met another incarnation of the store meanwhile, and knows its keys again once they are used.
     eventually!(MENDED, scene.use_known().status == 200);
     scene.suffers(Reads::Refused, "reading its data", loads, |_| {});
+}
+
+/// No RST, no FIN: what a firewall that forgot the connections, or a host that vanished, leaves behind.
+#[test]
+fn connections_that_went_dead_without_a_word_are_replaced_though_nobody_sends_a_request() {
+    let redis = Redis::start();
+    let link = Link::to(redis.address());
+    let gateway = Gateway::with(|config| {
+        config["store"] = json!({ "redis": { "url": format!("redis://{}", link.address()), "coherence_lease": LEASE } })
+    });
+    let key = gateway.key();
+    gateway.get(&key, "/ok").expect(200);
+    link.hold_present();
+    eventually!(SOON, !gateway.is_ready(), "the lease ends");
+    eventually!(MENDED, gateway.is_ready(), "renewals alone find out that nothing answers any more");
+    eventually!(SOON, gateway.get(&key, "/ok").status == 200);
 }
 
 #[test]

@@ -91,6 +91,26 @@ fn a_frozen_replica_costs_a_revocation_one_term_and_accepts_nothing_when_it_thaw
 }
 
 #[test]
+fn a_replica_that_ended_in_order_delays_no_revocation() {
+    let redis = Redis::start();
+    // Long enough that whoever waited for it would be seen to.
+    let [a, mut b]: [Gateway; 2] = redis.gateways("5s");
+    let editor = a.editor();
+    let (one, two) = (a.create_key(&editor, "one"), a.create_key(&editor, "two"));
+    assert_eq!(status(&b, &one), 200);
+    assert_eq!(confirmations(&a.revoke(&editor, &one)).len(), 2);
+    let sessions = || redis.ask(&["HLEN", "assure:{assure:audit}:sessions"]).expect("Redis answers").trim().to_owned();
+    assert_eq!(sessions(), ":2");
+    b.terminate();
+    b.wait_exit(SOON);
+    assert_eq!(sessions(), ":1");
+    let began = Instant::now();
+    let answer = a.revoke(&editor, &two);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!(confirmations(&answer).len(), 1, "{answer}");
+}
+
+#[test]
 fn a_killed_replica_delays_revocations_for_one_term_only() {
     let redis = Redis::start();
     let [a, mut b]: [Gateway; 2] = redis.gateways(LEASE);

@@ -5,15 +5,18 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use crate::clock;
 use crate::coherence::Coherence;
-use crate::domain::{BootInstant, KeyState, Rejection};
+use crate::domain::{BootInstant, FirmTag, KeyDigest, KeyState, Rejection};
 use crate::gateway::credential::PresentedKey;
 use crate::metrics::Metrics;
 use crate::mutants::{self, Mutant};
 use crate::store::{Epoch, Partition, Store, StoreError};
 
 use super::cache::{CachedKey, KeyCache, Refused};
+use super::running::LOOKS_AT_ONCE;
 
 /// A look-up that races with a change is repeated once; the second race is answered with 503.
 const ATTEMPTS: usize = 2;
@@ -21,9 +24,10 @@ const ATTEMPTS: usize = 2;
 /// Knows keys by their digests.
 #[derive(Debug)]
 pub struct Keyring {
-    cache: KeyCache,
+    pub(super) cache: KeyCache,
     store: StoreHandle,
-    coherence: Arc<Coherence>,
+    pub(super) coherence: Arc<Coherence>,
+    pub(super) looks: Semaphore,
     metrics: Metrics,
 }
 
@@ -57,7 +61,7 @@ pub enum Standing {
 
 /// Why a fill brought no live key.
 #[derive(Debug)]
-enum Miss {
+pub(super) enum Miss {
     Refused(Refused),
     Store(StoreError),
 }
@@ -72,7 +76,8 @@ pub fn store_failed(error: &StoreError) -> Rejection {
 impl Keyring {
     /// An empty keyring.
     pub fn new(store: Arc<dyn Store>, coherence: Arc<Coherence>, metrics: &Metrics) -> Self {
-        Self { cache: KeyCache::new(), store: StoreHandle(store), coherence, metrics: metrics.clone() }
+        let looks = Semaphore::new(LOOKS_AT_ONCE);
+        Self { cache: KeyCache::new(), store: StoreHandle(store), coherence, looks, metrics: metrics.clone() }
     }
 
     /// Says what is known about a presented key.
@@ -83,7 +88,7 @@ impl Keyring {
         let arrived = clock::boot_now();
         let mut attempt = 1;
         loop {
-            let key = match self.look_up(presented).await {
+            let key = match self.look_up(presented.tag(), presented.digest()).await {
                 Ok(key) => key,
                 Err(Miss::Refused(Refused::Revoked(key))) => return Ok(Resolved { key, standing: Standing::Revoked }),
                 Err(Miss::Refused(Refused::Unknown(partition, ..))) => return Err(self.unknown(partition)),
@@ -128,23 +133,23 @@ impl Keyring {
         if clock::boot_now() < valid_until && is_same { Standing::Live(valid_until) } else { Standing::Unproven }
     }
 
-    async fn look_up(&self, presented: &PresentedKey) -> Result<Arc<CachedKey>, Miss> {
-        if let Some(key) = self.cache.live.get(&presented.digest()).await {
+    pub(super) async fn look_up(&self, tag: FirmTag, digest: KeyDigest) -> Result<Arc<CachedKey>, Miss> {
+        if let Some(key) = self.cache.live.get(&digest).await {
             self.metrics.key_cache_hits.inc();
             return Ok(key);
         }
-        if let Some(refused) = self.still_refused(presented).await {
+        if let Some(refused) = self.still_refused(digest).await {
             self.metrics.key_cache_hits.inc();
             return Err(Miss::Refused(refused));
         }
         self.metrics.key_cache_misses.inc();
-        let filled = self.cache.live.try_get_with(presented.digest(), self.read(presented)).await;
+        let filled = self.cache.live.try_get_with(digest, self.read(tag, digest)).await;
         self.metrics.key_cache_entries.set(i64::try_from(self.cache.live.entry_count()).unwrap_or(i64::MAX));
         match filled {
             Ok(key) => Ok(key),
             Err(miss) => {
                 if let Miss::Refused(refused) = &*miss {
-                    self.cache.refused.insert(presented.digest(), refused.clone()).await;
+                    self.cache.refused.insert(digest, refused.clone()).await;
                 }
                 Err(match &*miss {
                     Miss::Refused(refused) => Miss::Refused(refused.clone()),
@@ -155,8 +160,8 @@ impl Keyring {
     }
 
     /// A refusal that is still true: revocations always, "unknown" only at the very epoch it was read.
-    async fn still_refused(&self, presented: &PresentedKey) -> Option<Refused> {
-        match self.cache.refused.get(&presented.digest()).await? {
+    async fn still_refused(&self, digest: KeyDigest) -> Option<Refused> {
+        match self.cache.refused.get(&digest).await? {
             Refused::Unknown(partition, epoch, generation) if !self.is_current(partition, epoch, generation) => None,
             refused => Some(refused),
         }
@@ -170,14 +175,14 @@ impl Keyring {
             && self.coherence.generation() == generation
     }
 
-    async fn read(&self, presented: &PresentedKey) -> Result<Arc<CachedKey>, Miss> {
+    async fn read(&self, tag: FirmTag, digest: KeyDigest) -> Result<Arc<CachedKey>, Miss> {
         let generation = self.coherence.generation();
-        let found = self.store.0.find(presented.tag(), presented.digest()).await.map_err(Miss::Store)?;
+        let found = self.store.0.find(tag, digest).await.map_err(Miss::Store)?;
         mutants::stall("fill").await;
         let Some(record) = found.record else {
             return Err(Miss::Refused(Refused::Unknown(found.partition, found.epoch, generation)));
         };
-        let is_dead = self.coherence.is_revoked(&presented.digest()) && !mutants::active(Mutant::FillUntested);
+        let is_dead = self.coherence.is_revoked(&digest) && !mutants::active(Mutant::FillUntested);
         let is_live = record.state == KeyState::Live && !is_dead;
         let key = CachedKey::new(record, found.partition, found.epoch, generation);
         if mutants::active(Mutant::FillUntested) {

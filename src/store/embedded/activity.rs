@@ -37,7 +37,8 @@ pub(super) struct Trimmer {
 /// Takes the records of a spool that the log does not hold yet; answers the last sequence it holds.
 pub(super) fn ship(change: &mut Change<'_>, batch: AuditBatch, trimmer: &mut Trimmer) -> Result<Sequence, StoreError> {
     let mark = schema::number_in(&change.spools.table, batch.spool.as_bytes())?;
-    let (fresh, last) = without_known(batch.records, mark)?;
+    let lost = batch.lost_up_to.map_or(0, |Sequence(lost)| lost);
+    let (fresh, last) = without_known(batch.records, mark.max(lost))?;
     let uses = uses_after(change, &fresh)?;
     for record in &fresh {
         append(change, record)?;

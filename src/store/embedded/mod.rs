@@ -292,7 +292,7 @@ mod tests {
             ..AuditRecord::example(u128::from(sequence))
         };
         let records = spent.iter().zip(1..).map(|(spent, sequence)| record(spent, sequence)).collect();
-        store.ship(AuditBatch { spool: Uuid::from_u128(1), records, age_max: None }).await.unwrap();
+        store.ship(AuditBatch { spool: Uuid::from_u128(1), records, lost_up_to: None, age_max: None }).await.unwrap();
         drop(store);
         let store = EmbeddedStore::open(folder.path()).unwrap();
         let tag = FirmTag::of(&key.record.firm_id);

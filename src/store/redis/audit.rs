@@ -84,7 +84,10 @@ async fn ship_to(
     records: &[&AuditRecord],
 ) -> Result<Sequence, StoreError> {
     let age = batch.age_max.map_or_else(String::new, |age| age.as_micros().to_string());
-    let mut arguments = vec![names.prefix.clone(), age, first.to_string(), last.to_string(), records.len().to_string()];
+    let Sequence(lost) = batch.lost_up_to.unwrap_or_default();
+    let mut arguments = vec![names.prefix.clone(), age];
+    arguments.extend([lost, first, last].map(|number| number.to_string()));
+    arguments.push(records.len().to_string());
     for record in records {
         let fields = write(record);
         arguments.extend([
@@ -116,8 +119,8 @@ async fn ship_to(
 /// What every partition holds.
 pub(super) async fn shipped(store: &RedisStore, spool: Uuid) -> Result<Sequence, StoreError> {
     let marks = store.partitions.iter().map(async |names| {
-        let mark: Option<u64> = store.connections.bulk().send(redis::cmd("GET").arg(names.mark(spool))).await?;
-        Ok::<_, StoreError>(mark.unwrap_or(0))
+        let mark: String = store.connections.bulk().call(&schema::MARK, &[names.mark(spool)], &[]).await?;
+        number(&mark)
     });
     Ok(Sequence(try_join_all(marks).await?.into_iter().min().unwrap_or(0)))
 }
@@ -262,12 +265,26 @@ pub(super) fn arrival(id: &str) -> Result<u64, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{Epoch, RenewalRequest, Store};
 
     #[test]
     fn a_record_reads_back_from_its_fields() {
         let mut record = AuditRecord::example(5);
         record.sequence = std::num::NonZeroU64::new(9);
         assert_eq!(read(&write(&record)).ok(), Some(record));
+    }
+
+    #[tokio::test]
+    async fn an_emptied_redis_is_not_taken_for_one_that_forgot_all_records() {
+        let server = super::super::testing::Server::start();
+        let store = server.open().await.unwrap();
+        let (replica, spool) = (crate::domain::ReplicaId::new("replica-1"), Uuid::from_u128(7));
+        let partition = crate::store::Partition(0);
+        let renewal = RenewalRequest { replica, incarnation: Uuid::nil(), partition, applied: Epoch(0), data_set: None };
+        store.renew(renewal).await.unwrap();
+        assert_eq!(store.shipped(spool).await.unwrap(), Sequence(0));
+        store.connections.bulk().send::<String>(&redis::cmd("FLUSHALL")).await.unwrap();
+        assert!(store.shipped(spool).await.is_err());
     }
 
     #[test]

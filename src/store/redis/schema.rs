@@ -28,7 +28,7 @@ use std::sync::LazyLock;
 
 use uuid::Uuid;
 
-use super::script::Script;
+use super::script::{INCARNATION, Script, guarded};
 use crate::domain::{FirmId, KeyDigest, KeyId, UserId};
 use crate::store::Partition;
 
@@ -112,6 +112,11 @@ local function rfc3339()
   return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%06dZ', year, month, day, math.floor(rest / 3600),
     math.floor(rest / 60) % 60, rest % 60, tonumber(time[2]))
 end
+-- A clock of its own for each key, which goes on as the store's does and stands still where that goes back.
+local function logical(latest, wall)
+  if not latest then return tonumber(now) end
+  return latest + math.max(0, tonumber(now) - (wall or latest))
+end
 local function of_firm(prefix, firm, what)
   return prefix .. 'firm:' .. #firm .. ':' .. firm .. ':' .. what
 end
@@ -131,22 +136,6 @@ local function fields_from(first, replaced)
   return fields
 end
 ";
-
-/// What every script but RENEW begins with. Its last argument is the data set that is known (see `identity`); where
-/// another one is, or another layout, nothing is read and nothing is written.
-const GUARD: &str = r"
-local known = table.remove(ARGV)
-if known ~= '' then
-  local home = string.match(KEYS[1], '^[^}]*}:')
-  local found = redis.call('MGET', home .. 'store', home .. 'schema')
-  if found[1] ~= known then return redis.error_reply('OTHERSTORE this is not the data set that is known here') end
-  if found[2] ~= layout then return redis.error_reply('OTHERLAYOUT another version has changed the layout') end
-end
-";
-
-fn guarded(script: &str) -> Script {
-    Script::new(&format!("local layout = '{SCHEMA}'\n{GUARD}{script}"))
-}
 
 fn with_common(script: &str) -> Script {
     guarded(&format!("{COMMON}{script}"))
@@ -168,7 +157,7 @@ return fields
 /// `flush` or `revoked`, the epoch, the data set, the run, the time in µs and the digests revoked since `applied`.
 /// Who says it has applied more than there is has seen another store, and has applied nothing of this one.
 pub(super) static RENEW: LazyLock<Script> = LazyLock::new(|| {
-    let layout = format!("local layout = '{SCHEMA}'\n");
+    let layout = format!("local layout = '{SCHEMA}'\n{INCARNATION}");
     Script::new(&format!(
         "{layout}{}",
         r"
@@ -185,7 +174,7 @@ local known = redis.call('HGET', KEYS[2], session)
 local renewals = known and tonumber(string.match(known, '^%d+ (%d+)')) or 0
 local applied = foreign and '0' or ARGV[3]
 redis.call('HSET', KEYS[2], session, applied .. ' ' .. string.format('%.0f', renewals + 1) .. ' ' .. ARGV[4])
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
+local run = incarnation()
 local time = redis.call('TIME')
 local answer = {'revoked', epoch, redis.call('GET', KEYS[5]), run, time[1] .. string.format('%06d', tonumber(time[2]))}
 if foreign or tonumber(applied) < tonumber(redis.call('GET', KEYS[4]) or '0') then
@@ -205,7 +194,7 @@ return answer
 pub(super) static EPOCH: LazyLock<Script> = LazyLock::new(|| {
     guarded(
         r"
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
+local run = incarnation()
 return {redis.call('GET', KEYS[1]) or '0', redis.call('GET', KEYS[2]) or '', run}
 ",
     )
@@ -215,7 +204,7 @@ return {redis.call('GET', KEYS[1]) or '0', redis.call('GET', KEYS[2]) or '', run
 pub(super) static SESSIONS: LazyLock<Script> = LazyLock::new(|| {
     guarded(
         r"
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
+local run = incarnation()
 local answer = redis.call('HGETALL', KEYS[1])
 table.insert(answer, 1, run)
 table.insert(answer, 1, redis.call('GET', KEYS[2]) or '')
@@ -381,25 +370,28 @@ return views
 });
 
 /// KEYS window, grants. ARGV limit, want, share, window and grant life in µs, the run that is trusted or nothing, then
-/// each report: id, number of uses, those. Another run may have forgotten grants, and answers `other`. The arithmetic of `domain::window` in microseconds (protocol 2): a logical clock that never goes back; closed
-/// grants are replaced by their uses; open ones count wholly until a window after the end of their life.
+/// each report: id, number of uses, those. Another run may have forgotten grants, and answers `other`. The arithmetic of
+/// `domain::window` in microseconds (protocol 2): closed grants are replaced by their uses; open ones count wholly until
+/// a window after the end of their life.
 pub(super) static PERMITS: LazyLock<Script> = LazyLock::new(|| {
     with_common(
         r"
-if ARGV[6] ~= '' and string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') ~= ARGV[6] then return {'other'} end
+if ARGV[6] ~= '' and incarnation() ~= ARGV[6] then return {'other'} end
 local limit, want, share = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local window, life = tonumber(ARGV[4]), tonumber(ARGV[5])
 local function text(number) return string.format('%.0f', number) end
-local latest, last, open = tonumber(now), 0, {}
+local latest, wall, last, open = nil, nil, 0, {}
 local kept = redis.call('HGETALL', KEYS[2])
 for at = 1, #kept, 2 do
-  if kept[at] == 'latest' then latest = math.max(latest, tonumber(kept[at + 1]))
+  if kept[at] == 'latest' then latest = tonumber(kept[at + 1])
+  elseif kept[at] == 'wall' then wall = tonumber(kept[at + 1])
   elseif kept[at] == 'last' then last = tonumber(kept[at + 1])
   else
     local granted, count = string.match(kept[at + 1], '^(%d+) (%d+)$')
     open[kept[at]] = {tonumber(granted), tonumber(count)}
   end
 end
+latest = logical(latest, wall)
 local at = 7
 while at <= #ARGV do
   local id, uses = ARGV[at], tonumber(ARGV[at + 1])
@@ -424,7 +416,7 @@ for id, grant in pairs(open) do
     grants[#grants + 1] = {released, grant[2]}
   end
 end
-redis.call('HSET', KEYS[2], 'latest', text(latest))
+redis.call('HSET', KEYS[2], 'latest', text(latest), 'wall', now)
 local available = limit - occupied
 if available <= 0 then
   local missing = occupied + 1 - limit
@@ -464,8 +456,8 @@ local keep = tonumber(ARGV[1]) + tonumber(ARGV[2])
 local function text(number) return string.format('%.0f', number) end
 local at = 3
 for key = 1, #KEYS, 2 do
-  local kept = redis.call('HMGET', KEYS[key + 1], 'latest', 'last')
-  local latest, last = math.max(tonumber(now), tonumber(kept[1] or '0')), tonumber(kept[2] or '0')
+  local kept = redis.call('HMGET', KEYS[key + 1], 'latest', 'wall', 'last')
+  local latest, last = logical(tonumber(kept[1] or ''), tonumber(kept[2] or '')), tonumber(kept[3] or '0')
   for use = 1, tonumber(ARGV[at]) do
     local grant, number, age = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
     if age < keep then
@@ -476,7 +468,7 @@ for key = 1, #KEYS, 2 do
     at = at + 3
   end
   at = at + 1
-  redis.call('HSET', KEYS[key + 1], 'latest', text(latest), 'last', text(last))
+  redis.call('HSET', KEYS[key + 1], 'latest', text(latest), 'wall', now, 'last', text(last))
   redis.call('PEXPIRE', KEYS[key], 120000)
   redis.call('PEXPIRE', KEYS[key + 1], 120000)
 end
@@ -485,20 +477,23 @@ return 0
     )
 });
 
+/// KEYS mark. Answers it. A stranger has none, and must not be taken for a store that has forgotten everything.
+pub(super) static MARK: LazyLock<Script> = LazyLock::new(|| guarded("return redis.call('GET', KEYS[1]) or '0'"));
+
 /// KEYS mark, stream, firms, spools, and all that is written of firms and keys. ARGV prefix, oldest age kept in µs or nothing,
-/// first and last sequence of the batch, of which this partition has only its own records, number of those, then each:
+/// up to where the spool has lost what is not here, first and last sequence of the batch, of which this partition has only its own records, number of those, then each:
 /// sequence, firm, time, event, number of fields, those; then number of keys used, then each: id, time, agent, address,
 /// number of tools, each with its time, number of networks, each with its time. Answers `taken` and the mark, or `gap`
 /// and the mark; a batch after a gap leaves nothing (protocol 3).
 pub(super) static SHIP: LazyLock<Script> = LazyLock::new(|| {
     with_common(
         r"
-local prefix = ARGV[1]
-local mark = tonumber(redis.call('GET', KEYS[1]) or '0')
+local prefix, known = ARGV[1], tonumber(redis.call('GET', KEYS[1]) or '0')
+local mark = math.max(known, tonumber(ARGV[3]))
 local function text(number) return string.format('%.0f', number) end
-local records, at, last = {}, 6, math.max(mark, tonumber(ARGV[4]))
-if tonumber(ARGV[3]) > mark + 1 then return {'gap', text(mark)} end
-for number = 1, tonumber(ARGV[5]) do
+local records, at, last = {}, 7, math.max(mark, tonumber(ARGV[5]))
+if tonumber(ARGV[4]) > mark + 1 then return {'gap', text(mark)} end
+for number = 1, tonumber(ARGV[6]) do
   if tonumber(ARGV[at]) > mark then records[#records + 1] = at end
   at = at + 5 + tonumber(ARGV[at + 4])
 end
@@ -507,7 +502,7 @@ for _, place in ipairs(records) do
   for field = place + 5, place + 4 + tonumber(ARGV[place + 4]) do fields[#fields + 1] = ARGV[field] end
   append(prefix, KEYS[2], ARGV[place + 1], ARGV[place + 2], ARGV[place + 3], fields)
 end
-if last > mark then
+if last > known then
   redis.call('SET', KEYS[1], text(last))
   redis.call('SADD', KEYS[4], string.sub(KEYS[1], #prefix + 6))
   local keys = tonumber(ARGV[at])

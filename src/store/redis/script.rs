@@ -1,6 +1,33 @@
-//! A script and how it is called: by its hash, and where a server does not know that yet, by its body.
+//! What every script begins with, and how it is called: by its hash, and where a server does not know that yet, by its body.
 
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind};
+
+use super::schema::SCHEMA;
+
+/// Which life of the store answers: the process, and the history that it continues. A server that took another's data
+/// and leads again without having been started anew has another replication id.
+pub(super) const INCARNATION: &str = r"
+local function incarnation()
+  local function told(section, name) return string.match(redis.call('INFO', section), name .. ':(%w+)') or '' end
+  return told('server', 'run_id') .. ' ' .. told('replication', 'master_replid')
+end
+";
+
+/// What every script but RENEW begins with. Its last argument is the data set that is known (see `identity`); where
+/// another one is, or another layout, nothing is read and nothing is written.
+const GUARD: &str = r"
+local known = table.remove(ARGV)
+if known ~= '' then
+  local home = string.match(KEYS[1], '^[^}]*}:')
+  local found = redis.call('MGET', home .. 'store', home .. 'schema')
+  if found[1] ~= known then return redis.error_reply('OTHERSTORE this is not the data set that is known here') end
+  if found[2] ~= layout then return redis.error_reply('OTHERLAYOUT another version has changed the layout') end
+end
+";
+
+pub(super) fn guarded(script: &str) -> Script {
+    Script::new(&format!("local layout = '{SCHEMA}'\n{GUARD}{INCARNATION}{script}"))
+}
 
 /// A script, known to a Redis by its hash once it has seen the body.
 pub(super) struct Script {

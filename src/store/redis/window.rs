@@ -1,4 +1,7 @@
 //! Permits (protocol 2): the arithmetic is the script's, here are its arguments and its answer.
+//!
+//! Each key has a clock of its own in Redis, which goes on as Redis's does and stands still where that is set back: no
+//! use leaves its window early for it, and no window is held up for as long as the clock was set back.
 
 use std::time::Duration;
 
@@ -128,11 +131,31 @@ mod tests {
     async fn a_redis_that_was_started_again_grants_nothing_to_who_trusts_the_earlier_run() {
         let server = Server::start();
         let store = server.open().await.unwrap();
-        let run = store.connections.hot().send::<String>(redis::cmd("INFO").arg("server")).await.unwrap();
-        let run = run.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap().trim().to_owned();
+        let run = super::super::coherence::epoch(&store, Partition(0)).await.unwrap().1.run;
         assert!(store.permits(request(vec![], &run)).await.is_ok());
         server.crash();
         let again = server.open().await.unwrap();
         assert!(matches!(again.permits(request(vec![], &run)).await, Err(StoreError::Unavailable(why)) if why.contains("started again")));
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_goes_back_holds_up_no_window() {
+        let server = Server::start();
+        let store = server.open().await.unwrap();
+        store.permits(request(vec![], "")).await.unwrap();
+        let (line, grants) = (store.connections.hot(), store.names(Partition(0)).of_key("grants", KEY));
+        let latest = async || line.send::<u64>(redis::cmd("HGET").arg(&grants).arg("latest")).await.unwrap();
+        // As if the clock had then been an hour ahead.
+        let ahead = latest().await + 3_600_000_000;
+        for field in ["latest", "wall"] {
+            line.send::<u8>(redis::cmd("HSET").arg(&grants).arg(field).arg(ahead)).await.unwrap();
+        }
+        store.permits(request(vec![], "")).await.unwrap();
+        let stood = latest().await;
+        assert_eq!(stood, ahead, "it does not go back");
+        store.permits(request(vec![], "")).await.unwrap();
+        assert!(latest().await > stood, "and goes on from there");
+        recall(&store, &[(GrantId(ahead), 1)]).await;
+        assert!(latest().await > stood);
     }
 }

@@ -146,8 +146,7 @@ impl Redis {
     /// The values of one field in the stream for consumers, in its order.
     pub(crate) fn streamed(&self, field: &str) -> Vec<String> {
         let answer = self.ask(&["XRANGE", "assure:audit", "-", "+"]).expect("Redis answers");
-        let lines: Vec<&str> = answer.split("\r\n").filter(|line| !line.starts_with(['*', '$'])).collect();
-        lines.windows(2).filter(|pair| pair[0] == field).map(|pair| pair[1].to_owned()).collect()
+        values(answer.split("\r\n").filter(|line| !line.starts_with(['*', '$'])), field)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -163,6 +162,12 @@ impl Redis {
     pub(crate) fn gateways<const N: usize>(&self, lease: &str) -> [Gateway; N] {
         std::array::from_fn(|_| Gateway::with(|config| config["store"] = self.store(lease)))
     }
+}
+
+/// The values of one field in the lines of an answer, where each name stands before its value.
+pub(crate) fn values<'a>(lines: impl Iterator<Item = &'a str>, field: &str) -> Vec<String> {
+    let lines: Vec<&str> = lines.collect();
+    lines.windows(2).filter(|pair| pair[0] == field).map(|pair| pair[1].to_owned()).collect()
 }
 
 fn copy_folder(from: &Path, to: &Path) {

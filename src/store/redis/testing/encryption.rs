@@ -1,64 +1,17 @@
 //! TLS both ways, a user of its own with a password in a file, files that change, and what is told when they are wrong.
-//!
-//! The certificates are made here, by an authority of the test's own; the servers ask for the gateway's and let its user
-//! do only what the README says it needs.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use tempfile::TempDir;
-
-use super::farms::until;
-use super::{Server, ask, configured, free_port};
+use super::servers::guarded::{Guarded, encrypted};
+use super::{Server, configured, free_port, fresh_folder, until};
 use crate::config::{Cluster, Redis, Sentinel, ServerAddress};
 use crate::store::redis::RedisStore;
 use crate::store::{Creation, Revocation, Store, StoreError};
 use crate::tasks::Tasks;
 
-/// All that a gateway's user needs, as the README says.
-const RIGHTS: &str = "~assure:* &assure:* +@all -@dangerous +info +role +config|get +cluster|nodes +cluster|slots";
-
-/// A server on 127.0.0.1 that wants TLS, a certificate of its own authority, and a user `gateway`.
-struct Guarded {
-    server: Arc<Server>,
-    port: u16,
-    folder: TempDir,
-}
-
 impl Guarded {
-    fn start() -> Self {
-        Self::with("--appendfsync always")
-    }
-
-    fn with(more: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let ca = authority(folder.path(), "ca");
-        authority(folder.path(), "stranger");
-        certificate(folder.path(), "server", "127.0.0.1", &ca);
-        certificate(folder.path(), "client", "gateway", &ca);
-        let port = free_port();
-        let words = format!(
-            "--appendonly yes {more} {} --user gateway on >old-secret {RIGHTS} --user admin on >admin ~* &* +@all --user default off",
-            encrypted(folder.path(), port)
-        );
-        std::fs::write(folder.path().join("password"), "old-secret\n").unwrap();
-        Self { server: Server::with(&words), port, folder }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
     fn config(&self) -> Redis {
         let text = "url: 'rediss://gateway@127.0.0.1:PORT/0', password_file: DIR/password, ca: DIR/ca.pem, \
                     client_certificate: { certificate: DIR/client.pem, private_key: DIR/client.key }";
         configured(&text.replace("PORT", &self.port.to_string()).replace("DIR", self.folder.path().to_str().unwrap()))
-    }
-
-    fn admin(&self, words: &[&str]) -> String {
-        let signed_in = [&["--no-auth-warning", "--user", "admin", "--pass", "admin"], words].concat();
-        ask(self.server.port, &signed_in).trim().to_owned()
     }
 
     /// Why a gateway that is configured so cannot start.
@@ -68,28 +21,6 @@ impl Guarded {
             other => panic!("{other:?}"),
         }
     }
-}
-
-fn encrypted(folder: &Path, port: u16) -> String {
-    let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-    let (certificate, key, ca) = (at("server.pem"), at("server.key"), at("ca.pem"));
-    format!("--tls-port {port} --tls-cert-file {certificate} --tls-key-file {key} --tls-ca-cert-file {ca} --tls-auth-clients yes")
-}
-
-fn authority(folder: &Path, name: &str) -> Issuer<'static, KeyPair> {
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(rcgen::DnType::CommonName, name);
-    std::fs::write(folder.join(format!("{name}.pem")), params.self_signed(&key).unwrap().pem()).unwrap();
-    Issuer::new(params, key)
-}
-
-fn certificate(folder: &Path, file: &str, name: &str, issuer: &Issuer<'_, KeyPair>) {
-    let key = KeyPair::generate().unwrap();
-    let made = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, issuer).unwrap();
-    std::fs::write(folder.join(format!("{file}.pem")), made.pem()).unwrap();
-    std::fs::write(folder.join(format!("{file}.key")), key.serialize_pem()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,7 +73,7 @@ async fn works(config: &Redis) {
 #[tokio::test(flavor = "multi_thread")]
 async fn sentinels_may_have_certificates_and_a_password_of_their_own() {
     let guarded = Guarded::start();
-    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+    let (port, folder) = (free_port(), fresh_folder());
     let file = folder.path().join("sentinel.conf");
     let text = format!(
         "bind 127.0.0.1\nrequirepass watch-secret\ntls-replication yes\nsentinel monitor assure 127.0.0.1 {} 1\n\
@@ -151,7 +82,7 @@ async fn sentinels_may_have_certificates_and_a_password_of_their_own() {
     );
     std::fs::write(&file, text).unwrap();
     let words = format!("{} --sentinel {}", file.to_str().unwrap(), encrypted(guarded.folder.path(), port));
-    let _sentinel = Server::run(free_port(), folder, &words);
+    let _sentinel = Server::run(folder, &words);
     std::fs::write(guarded.file("watch"), "watch-secret").unwrap();
     let sentinel = Sentinel {
         nodes: vec![ServerAddress::parse(&format!("127.0.0.1:{port}")).unwrap()],

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use uuid::Uuid;
 
-use super::farms::until;
-use super::{Cluster, Server, Trio, ask};
+use super::{Cluster, Server, Trio, ask, until};
 use crate::domain::{FirmTag, KeyState, Sequence};
 use crate::store::conformance::{new_key, revocation, uses};
 use crate::store::redis::RedisStore;
@@ -298,7 +297,7 @@ async fn a_batch_that_one_partition_refused_is_taken_once_by_all() {
     }
     let broken = store.partitions[1].mark(spool);
     ask(server.port, &["LPUSH", &broken, "no number"]);
-    let batch = AuditBatch { spool, records, age_max: None };
+    let batch = AuditBatch { spool, records, lost_up_to: None, age_max: None };
     let lengths = || -> Vec<u64> {
         store.partitions.iter().map(|names| ask(server.port, &["XLEN", &names.stream]).trim().parse().unwrap()).collect()
     };
