@@ -2,7 +2,9 @@
 //!
 //! Firm, creator and permissions of a new key are the token's, never the body's (K4, K10). A change runs in a task
 //! of its own, so that a caller who goes away leaves it neither half done nor unknown to this replica's cache.
-//! Create answers when the key works on every replica, revoke when none accepts it (K7), or with 503.
+//! Create answers when the key works on every replica, revoke when none accepts it (K7), or with 503. A creation whose
+//! answer was lost is asked for again under the same id, which is the same call (protocol 4); what stays in doubt after
+//! that, and so may be a live key that nobody holds, is revoked as soon as the store answers.
 
 use std::future::Future;
 use std::time::Duration;
@@ -24,9 +26,10 @@ use super::server::{Inner, Shared};
 use super::views::{CreatedKey, Key, KeyLimits, KeyList, RevocationProof, RevokedKey, Status, status};
 use crate::clock;
 use crate::coherence::Change;
-use crate::domain::{Action, KeyId, KeyName, KeyRecord, KeySecret, KeyState, ParsedKey, UserId};
+use crate::domain::{Action, FirmTag, KeyId, KeyName, KeyRecord, KeySecret, KeyState, ParsedKey, UserId};
 use crate::store::{Creation, KeyView, NewKey, Revocation, RevokeRequest, StoreError};
 
+const ABANDONED: &str = "the store did not answer a creation, so there may be a live key that nobody holds: revoke it";
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Longest Idempotency-Key, in characters: five UUIDs.
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 200;
@@ -34,8 +37,16 @@ const IDEMPOTENCY_KEY_CHARS_MAX: usize = 200;
 const REASON_CHARS_MAX: usize = 500;
 /// How long a reading call waits for the store.
 const READ_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long a changing call waits: longer than the longest lease, which a dead replica makes a revocation wait.
-const CHANGE_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long a changing call waits: longer than the longest lease, which a dead replica makes a revocation wait, and than
+/// a creation that is asked for twice and then settled.
+const CHANGE_WAIT_MAX: Duration = Duration::from_secs(40);
+/// How long after its first failure a creation is asked for again, and the pause before each time: as long as a lost
+/// connection needs to be replaced.
+const REPEAT_MAX: Duration = Duration::from_secs(3);
+const REPEAT_PAUSE: Duration = Duration::from_millis(100);
+/// First and longest pause between attempts to revoke what a creation in doubt may have left, and when that ends.
+const ABANDONED_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const ABANDONED_MAX: Duration = Duration::from_secs(3_600);
 
 /// A key to be created.
 #[derive(Deserialize, ToSchema)]
@@ -141,11 +152,13 @@ pub(super) async fn create(
     let new = NewKey { record, firm_max: settings.per_firm_max, creator_max: settings.per_creator_max, idempotency_key, audit };
     let change = shared.clone();
     let creation = detached(&shared, async move { change.create_and_settle(new).await }).await.ok_or(Problem::StoreUnavailable)??;
+    let revealed = |record: &KeyRecord| {
+        tracing::info!(%request_id, key = %record.id, "a key was created");
+        Ok(created(record, Some(secret.reveal())))
+    };
     match creation {
-        Creation::Created(record, ..) => {
-            tracing::info!(%request_id, key = %record.id, "a key was created");
-            Ok(created(&record, Some(secret.reveal())))
-        }
+        Creation::Created(record, ..) => revealed(&record),
+        Creation::Replayed(record) if record.id == id => revealed(&record),
         Creation::Replayed(record) if record.name != wanted => Err(Problem::IdempotencyConflict),
         Creation::Replayed(record) => Ok(created(&record, None)),
         Creation::FirmFull => Err(Problem::FirmKeyLimit(settings.per_firm_max)),
@@ -240,20 +253,76 @@ pub(super) async fn revoke(
     Ok(Json(RevokedKey { key: Key::show(&view, clock::wall_now()), revocation: proof }))
 }
 
-impl Inner {
-    async fn create_and_settle(&self, new: NewKey) -> Result<Creation, Problem> {
+impl Shared {
+    async fn create_and_settle(self, new: NewKey) -> Result<Creation, Problem> {
+        let (id, tag, digest) = (new.record.id, FirmTag::of(&new.record.firm_id), new.record.digest);
         let asked = self.state.coherence.moment();
-        let creation = self.ask("create", self.state.store.create(new)).await?;
-        let committed = clock::boot_now();
-        if let Creation::Created(record, partition, epoch) = &creation {
-            self.state.metrics.audit_records.with_label_values(&["key.create", "allowed"]).inc();
-            // The key exists and its text is nowhere but here: to withhold it now would leave a live key that
-            // nobody holds. At worst another replica refuses it for the life of a negative cache entry.
-            if self.state.coherence.settle_creation(Change { partition: *partition, epoch: *epoch, committed, asked }).await.is_err() {
-                tracing::warn!(key = %record.id, "a new key may be unknown to other replicas for a moment");
+        let creation = match self.ask("create", self.create_repeatedly(&new)).await {
+            Ok(creation) => creation,
+            Err(problem) => {
+                let (admin, stopping) = (self.clone(), self.state.tasks.stopping());
+                self.state.tasks.spawn("abandoned key", async move {
+                    tokio::select! {
+                        () = admin.revoke_abandoned(new) => {}
+                        () = stopping.cancelled() => tracing::warn!(key = %id, "{ABANDONED}"),
+                    }
+                });
+                return Err(problem);
             }
+        };
+        let committed = clock::boot_now();
+        let place = match &creation {
+            Creation::Created(_, partition, epoch) => Some((*partition, *epoch)),
+            // Created by this very call, whose answer was lost; what is true now was true when it was made.
+            Creation::Replayed(record) if record.id == id => {
+                self.ask("find", self.state.store.find(tag, digest)).await.ok().map(|found| (found.partition, found.epoch))
+            }
+            _ => return Ok(creation),
+        };
+        self.state.metrics.audit_records.with_label_values(&["key.create", "allowed"]).inc();
+        let is_settled = match place {
+            Some((partition, epoch)) => self.state.coherence.settle_creation(Change { partition, epoch, committed, asked }).await.is_ok(),
+            None => false,
+        };
+        // The key exists and its text is nowhere but here: to withhold it now would leave a live key that
+        // nobody holds. At worst another replica refuses it for the life of a negative cache entry.
+        if !is_settled {
+            tracing::warn!(key = %id, "a new key may be unknown to other replicas for a moment");
         }
         Ok(creation)
+    }
+}
+
+impl Inner {
+    /// The same call again while its answer is in doubt.
+    async fn create_repeatedly(&self, new: &NewKey) -> Result<Creation, StoreError> {
+        let mut until = None;
+        loop {
+            match self.state.store.create(new.clone()).await {
+                Err(StoreError::Unavailable(_)) if clock::boot_now() < *until.get_or_insert_with(|| clock::boot_now().plus(REPEAT_MAX)) => {
+                    tokio::time::sleep(REPEAT_PAUSE).await;
+                }
+                decided => return decided,
+            }
+        }
+    }
+
+    /// Revokes what a creation in doubt may have left, once the store answers; what it never made is not found.
+    async fn revoke_abandoned(&self, new: NewKey) {
+        let NewKey { record: KeyRecord { id: key, firm_id: firm, creator: by, .. }, mut audit, .. } = new;
+        let reason = "the answer to its creation was lost, so nobody holds it".to_owned();
+        (audit.action, audit.event_id, audit.reason) = (Action::Revoke, clock::fresh_uuid(), Some(reason.clone()));
+        let request = RevokeRequest { firm, key, by, reason, audit };
+        let (until, mut pause) = (clock::boot_now().plus(ABANDONED_MAX), ABANDONED_PAUSE.0);
+        while clock::boot_now() < until {
+            tokio::time::sleep(pause).await;
+            match self.revoke_and_settle(request.clone()).await {
+                Ok(_) => return tracing::warn!(%key, "revoked a key that nobody holds, since the answer to its creation was lost"),
+                Err(Problem::NotFound(_)) => return,
+                Err(_) => pause = (pause * 2).min(ABANDONED_PAUSE.1),
+            }
+        }
+        tracing::warn!(%key, "{ABANDONED}");
     }
 
     async fn revoke_and_settle(&self, request: RevokeRequest) -> Result<(KeyRecord, RevocationProof), Problem> {
@@ -279,7 +348,8 @@ impl Inner {
 
     async fn ask<T>(&self, operation: &'static str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, Problem> {
         call.await.map_err(|error| {
-            tracing::warn!(operation, error = ?error.to_string(), "the store failed the admin API");
+            // The store's health has the log's line; one for each call would bury it.
+            tracing::debug!(operation, %error, "the store failed the admin API");
             Problem::StoreUnavailable
         })
     }

@@ -205,7 +205,8 @@ async fn open_store(config: &Config, health: &Health, tasks: &Tasks) -> Result<A
 async fn open_memory(config: &Config) -> Result<Memory, StoreError> {
     let Some(redis) = &config.store.redis else { return Ok(Memory::default()) };
     let strangers = if redis.allow_unsafe { Strangers::Accepted } else { Strangers::Refused };
-    let folder = config.own_folder();
+    // The spool's own folder is locked, so no other gateway on this machine shares these files.
+    let folder = config.audit.spool.path.clone();
     let opened = crate::tasks::blocking(move || Memory::open(&folder, strangers).map_err(|error| (error, folder))).await;
     opened.map_err(|(error, folder)| StoreError::Unsafe(format!("cannot use the files about the store in {folder:?}: {error}")))
 }

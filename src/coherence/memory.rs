@@ -1,4 +1,5 @@
-//! What a gateway keeps on its own disk about a store elsewhere: which data set that is, and which keys are revoked.
+//! What a gateway keeps on its own disk, within its spool, about a store elsewhere: which data set that is, and which
+//! keys are revoked.
 //!
 //! `known-store` holds a line for each partition, its number and the data set's token; `revoked` is the ledger's. A store
 //! that holds another data set at the start was emptied or is another one, and is refused with the way out.

@@ -92,6 +92,8 @@ struct Knowledge {
     lease: AtomicU64,
     /// Until when the store's incarnation is too new to be trusted: `NEVER` until it was told what it may have forgotten.
     settling_until: AtomicU64,
+    /// Whether the log was told that the store cannot be told what it forgot.
+    is_told_of_failure: AtomicBool,
     /// The incarnation that was met last.
     met: RwLock<Option<StoreIncarnation>>,
     /// Why the store that answers cannot be believed at all.
@@ -157,7 +159,7 @@ impl Coherence {
             () = stop.cancelled() => {}
             _ = join_all(self.all_partitions().map(|partition| self.keep_renewed(partition))) => {}
             _ = join_all(self.all_partitions().map(|partition| self.watch_silence(partition))) => {}
-            () = self.keep_saved() => {}
+            () = self.memory.tombstones.keep_saved(&self.metrics.tombstone_write_errors) => {}
         }
         // What the last requests revoked.
         self.memory.tombstones.save(&self.metrics.tombstone_write_errors).await;
@@ -204,15 +206,6 @@ impl Coherence {
                 Ok(()) = hints.changed() => {}
             }
         }
-    }
-
-    /// Writes down what others revoked, as it comes.
-    async fn keep_saved(&self) {
-        let mut news = self.memory.tombstones.news();
-        while news.changed().await.is_ok() {
-            self.memory.tombstones.save(&self.metrics.tombstone_write_errors).await;
-        }
-        std::future::pending().await
     }
 
     fn all_partitions(&self) -> impl Iterator<Item = Partition> + use<> {

@@ -4,6 +4,7 @@
 //! know it only looks at. An error begins all anew, which harms nothing: to tell twice is to tell once.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -25,7 +26,9 @@ const CALL_MAX: Duration = Duration::from_secs(2);
 pub(super) struct Telling {
     to: StoreIncarnation,
     uses: VecDeque<RecalledKey>,
-    digests: Vec<KeyDigest>,
+    /// The same list for all partitions that are told at once, and how many of it were told.
+    digests: Arc<[KeyDigest]>,
+    told: usize,
 }
 
 /// How far it has come.
@@ -51,7 +54,10 @@ impl Coherence {
         let mut left = telling.take().filter(|telling| telling.to == met).unwrap_or_else(|| self.all_to_tell(partition, met));
         while !left.is_done() {
             if let Err(error) = self.tell_some(partition, &mut left).await {
-                tracing::warn!(partition = partition.0, %error, "the store cannot be told what it may have forgotten; this is tried again");
+                // Tried several times a second; one line says so.
+                if !knowledge.is_told_of_failure.swap(true, Ordering::SeqCst) {
+                    tracing::warn!(partition = partition.0, %error, "the store cannot be told what it may have forgotten; this is tried again");
+                }
                 return Told::Failed;
             }
             if clock::boot_now() >= pause_at {
@@ -59,6 +65,7 @@ impl Coherence {
                 return Told::Some;
             }
         }
+        knowledge.is_told_of_failure.store(false, Ordering::SeqCst);
         self.settle_in(partition, &left.to);
         Told::All
     }
@@ -66,14 +73,14 @@ impl Coherence {
     fn all_to_tell(&self, partition: Partition, to: StoreIncarnation) -> Telling {
         let uses: VecDeque<RecalledKey> =
             self.uses.get().filter(|_| !mutants::active(Mutant::NoRecall)).map(|recall| recall(partition)).unwrap_or_default().into();
-        let digests = if mutants::active(Mutant::NoReassert) { Vec::new() } else { self.memory.tombstones.all() };
+        let digests = if mutants::active(Mutant::NoReassert) { Arc::default() } else { self.memory.tombstones.all() };
         tracing::info!(
             partition = partition.0,
             tombstones = digests.len(),
             keys = uses.len(),
             "telling the store what it may have forgotten"
         );
-        Telling { to, uses, digests }
+        Telling { to, uses, digests, told: 0 }
     }
 
     async fn tell_some(&self, partition: Partition, left: &mut Telling) -> Result<(), StoreError> {
@@ -81,8 +88,7 @@ impl Coherence {
         if !uses.is_empty() {
             return in_time(CALL_MAX, self.store.recall(partition, uses)).await;
         }
-        let digests = left.digests.split_off(left.digests.len().saturating_sub(DIGESTS_MAX));
-        in_time(CALL_MAX, self.store.reassert(partition, digests)).await
+        in_time(CALL_MAX, self.store.reassert(partition, left.next_digests())).await
     }
 
     /// Begins the term, unless yet another incarnation was met.
@@ -99,7 +105,7 @@ impl Coherence {
 
 impl Telling {
     fn is_done(&self) -> bool {
-        self.uses.is_empty() && self.digests.is_empty()
+        self.uses.is_empty() && self.told >= self.digests.len()
     }
 
     fn next_uses(&mut self) -> Vec<RecalledKey> {
@@ -110,5 +116,11 @@ impl Telling {
             keys.push(key);
         }
         keys
+    }
+
+    fn next_digests(&mut self) -> Vec<KeyDigest> {
+        let digests: Vec<KeyDigest> = self.digests.iter().skip(self.told).take(DIGESTS_MAX).copied().collect();
+        self.told += digests.len();
+        digests
     }
 }

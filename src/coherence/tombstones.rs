@@ -2,13 +2,15 @@
 //!
 //! They only grow, so whoever knows them can tell a store that forgot (protocol 1, failover). The disk is a second
 //! memory for the day on which every gateway was restarted before the store lost what it had acknowledged. A disk that
-//! fails takes nothing back: the revocation is durable in the store, so it is logged, counted and tried again.
+//! fails takes nothing back: the revocation is durable in the store, so it is logged, counted and tried again, with the next
+//! revocation and after a while.
 //!
 //! Bounded: of more than a million the oldest half is let go, which no store forgets any more.
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -21,6 +23,10 @@ use crate::tasks;
 
 /// Half of what is kept: 18 MB on disk (36 bytes each) and, at worst, 40 MB of memory.
 const HALF_MAX: usize = 500_000;
+
+/// How long after a failed write another is tried where no revocation comes: disks that are full or read-only are so for
+/// minutes, and each attempt writes the whole file.
+const SAVE_RETRY: Duration = Duration::from_secs(60);
 
 /// The set, and where it is kept.
 #[derive(Default)]
@@ -49,6 +55,8 @@ struct Unsaved {
 struct Known {
     old: HashSet<KeyDigest>,
     young: HashSet<KeyDigest>,
+    /// All of them, while anybody has use for the list: 32 MB are not to be had once for each partition.
+    listed: Option<Weak<[KeyDigest]>>,
 }
 
 impl Known {
@@ -56,8 +64,12 @@ impl Known {
         self.young.contains(digest) || self.old.contains(digest)
     }
 
-    fn all(&self) -> Vec<KeyDigest> {
-        self.old.iter().chain(&self.young).copied().collect()
+    fn all(&mut self) -> Arc<[KeyDigest]> {
+        self.listed.as_ref().and_then(Weak::upgrade).unwrap_or_else(|| {
+            let list: Arc<[KeyDigest]> = self.old.iter().chain(&self.young).copied().collect();
+            self.listed = Some(Arc::downgrade(&list));
+            list
+        })
     }
 }
 
@@ -77,7 +89,7 @@ impl Tombstones {
     /// When it cannot be read or made.
     pub(super) fn open(file: &Path) -> std::io::Result<Self> {
         let (ledger, digests) = Ledger::open(file)?;
-        let known = Known { old: HashSet::new(), young: digests.into_iter().filter(|_| !mutants::active(Mutant::NoLedger)).collect() };
+        let known = Known { young: digests.into_iter().filter(|_| !mutants::active(Mutant::NoLedger)).collect(), ..Known::default() };
         let shelf = Shelf { known: RwLock::new(known), ledger: Some(Mutex::new(ledger)), ..Shelf::default() };
         Ok(Self { shelf: Arc::new(shelf), ..Self::default() })
     }
@@ -86,8 +98,9 @@ impl Tombstones {
         self.shelf.known.read().contains(digest)
     }
 
-    pub(super) fn all(&self) -> Vec<KeyDigest> {
-        self.shelf.known.read().all()
+    /// One list for all who ask before more is buried.
+    pub(super) fn all(&self) -> Arc<[KeyDigest]> {
+        self.shelf.known.write().all()
     }
 
     /// Moves after digests were buried, and when whoever waits for that is roused.
@@ -111,6 +124,7 @@ impl Tombstones {
         if fresh.is_empty() {
             return Buried::Kept;
         }
+        known.listed = None;
         known.young.extend(&fresh);
         let mut buried = Buried::Kept;
         if known.young.len() >= half_max {
@@ -127,6 +141,23 @@ impl Tombstones {
         buried
     }
 
+    /// Writes down what others revoked, as it comes, and what could not be written a while later.
+    pub(super) async fn keep_saved(&self, failures: &IntCounter) {
+        self.keep_saved_every(SAVE_RETRY, failures).await;
+    }
+
+    async fn keep_saved_every(&self, retry: Duration, failures: &IntCounter) {
+        let mut news = self.news();
+        loop {
+            self.save(failures).await;
+            let is_behind = self.shelf.unsaved.lock().is_stale;
+            tokio::select! {
+                changed = news.changed() => if changed.is_err() { return std::future::pending().await },
+                () = tokio::time::sleep(retry), if is_behind => {}
+            }
+        }
+    }
+
     /// Returns when all that was buried before is on disk, or could not be written, which `failures` counts.
     pub(super) async fn save(&self, failures: &IntCounter) {
         let _one_at_a_time = self.saving.lock().await;
@@ -135,7 +166,7 @@ impl Tombstones {
         let saved = tasks::blocking(move || shelf.save()).await;
         if let Err(error) = saved {
             failures.inc();
-            tracing::error!(%error, "cannot write down revocations on this gateway's own disk; the store has them, and this is tried again");
+            tracing::error!(%error, "cannot write down revocations on this gateway's own disk; the store has them, and this is tried again within a minute");
         }
     }
 }
@@ -147,7 +178,7 @@ impl Shelf {
         let unsaved = std::mem::take(&mut *self.unsaved.lock());
         let saved = match unsaved {
             // Read after `unsaved` was taken: what is buried from here on is in the set or in the next batch, or in both.
-            Unsaved { is_stale: true, .. } => ledger.rewrite(&self.known.read().all()),
+            Unsaved { is_stale: true, .. } => ledger.rewrite(&self.known.write().all()),
             Unsaved { fresh, .. } if fresh.is_empty() => Ok(()),
             Unsaved { fresh, .. } => ledger.append(&fresh),
         };
@@ -195,6 +226,35 @@ mod tests {
         tombstones.save(&metrics.tombstone_write_errors).await;
         assert_eq!(metrics.tombstone_write_errors.get(), 1);
         assert!(Tombstones::open(&file).unwrap().contains(&digest(1)));
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_written_later_without_another_revocation() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, metrics) = (folder.path().join("revoked"), Metrics::new());
+        let tombstones = Tombstones::open(&file).unwrap();
+        tombstones.shelf.ledger.as_ref().unwrap().lock().break_file();
+        tombstones.bury([digest(1)]);
+        let is_written = async {
+            while !Tombstones::open(&file).unwrap().contains(&digest(1)) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = tombstones.keep_saved_every(Duration::from_millis(20), &metrics.tombstone_write_errors) => unreachable!("it goes on"),
+            written = tokio::time::timeout(Duration::from_secs(10), is_written) => written.expect("it is written"),
+        }
+        assert_eq!(metrics.tombstone_write_errors.get(), 1, "the first attempt failed");
+    }
+
+    #[test]
+    fn all_partitions_are_told_from_one_list() {
+        let tombstones = Tombstones::default();
+        tombstones.bury([digest(1)]);
+        let one = tombstones.all();
+        assert!(Arc::ptr_eq(&one, &tombstones.all()));
+        tombstones.bury([digest(2)]);
+        assert_eq!((one.len(), tombstones.all().len()), (1, 2));
     }
 
     #[tokio::test]

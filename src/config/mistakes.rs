@@ -2,7 +2,8 @@
 //!
 //! Every mistake names file, line and field, shows the line, and says what would be right. The text shown is always
 //! the one that stands in the file: a value that came from the environment or another file is never repeated, because
-//! it may be a secret; what stands before the `@` of an address is hidden for the same reason.
+//! it may be a secret; what stands before the `@` of an address is hidden for the same reason, and of the store's address
+//! all, since a password that was not escaped has no end that anybody could find.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,6 +13,8 @@ use super::position::{self, Part, Place};
 
 /// Longest source line shown, in characters: a line of a terminal or two; what was minified into one line ends here.
 const SHOWN_CHARS_MAX: usize = 160;
+/// The field whose value is never shown.
+const STORE_URL: &str = "store.redis.url";
 
 /// One mistake in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +44,15 @@ impl Mistake {
     }
 
     fn at(text: &str, place: Option<Place>, field: String, problem: String) -> Self {
-        let source = place.as_ref().map(|place| hide_users(position::source_line(text, place.line))).unwrap_or_default();
+        let secret_from =
+            place.as_ref().filter(|_| field.starts_with(STORE_URL)).map_or(usize::MAX, |place| place.column.saturating_sub(1));
+        let source = place.as_ref().map(|place| hide_after(secret_from, position::source_line(text, place.line))).unwrap_or_default();
         Self {
             line: place.as_ref().map(|place| place.line),
             column: place.as_ref().map(|place| place.column),
-            text: place.map(|place| hide_users(&place.text)).unwrap_or_default(),
+            text: place
+                .map(|place| if secret_from == usize::MAX { hide_after(secret_from, &place.text) } else { hide_after(0, &place.text) })
+                .unwrap_or_default(),
             field,
             source,
             problem,
@@ -166,12 +173,35 @@ fn printable(c: char) -> char {
     }
 }
 
-/// Replaces user and password of every address by as many asterisks, so that columns stay right.
+/// Replaces all from `secret_from` on, in characters, or from where the store's address may begin, by as many asterisks,
+/// so that columns stay right; before that, users and passwords.
+fn hide_after(secret_from: usize, line: &str) -> String {
+    let given = line.char_indices().nth(secret_from).map_or(line.len(), |(at, _)| at);
+    let (shown, secret) = line.split_at_checked(given.min(store_url(line))).unwrap_or(("", line));
+    hide_users(shown) + &"*".repeat(secret.trim_end().chars().count())
+}
+
+/// Where the store's address begins in a line, at the earliest: at its scheme, or after `url:` without another scheme.
+fn store_url(line: &str) -> usize {
+    let line = line.to_ascii_lowercase();
+    let scheme = ["redis://", "rediss://"].into_iter().filter_map(|scheme| line.find(scheme));
+    let values = line.match_indices("url").filter_map(|(at, word)| {
+        let (before, after) = (line.get(..at)?, line.get(at + word.len()..)?);
+        let value = after.trim_start_matches(['"', '\'']).trim_start().strip_prefix(':')?.trim_start().trim_start_matches(['"', '\'']);
+        let is_word = !before.ends_with(|c: char| c.is_alphanumeric() || "_-".contains(c));
+        let is_page = value.starts_with("http://") || value.starts_with("https://");
+        (is_word && !is_page).then_some(line.len() - value.len())
+    });
+    scheme.chain(values).min().unwrap_or(line.len())
+}
+
+/// Replaces user and password of every address by as many asterisks. Both end at the last `@`, since a `/` may stand in
+/// a password that was not escaped.
 fn hide_users(line: &str) -> String {
     let mut shown = String::new();
     let mut rest = line;
     while let Some((before, after)) = rest.split_once("://") {
-        let end = after.find(|c: char| c == '/' || c.is_whitespace()).unwrap_or(after.len());
+        let end = after.find(char::is_whitespace).unwrap_or(after.len());
         let (authority, remaining) = after.split_at_checked(end).unwrap_or((after, ""));
         shown.push_str(before);
         shown.push_str("://");
@@ -214,8 +244,32 @@ mod tests {
 
     #[test]
     fn users_in_addresses_are_hidden() {
-        assert_eq!(hide_users("url: redis://u:p@host:1/0 # see http://x@y"), "url: redis://***@host:1/0 # see http://*@y");
+        assert_eq!(hide_users("- https://u:p@host:1/0 # see http://x@y"), "- https://***@host:1/0 # see http://*@y");
+        assert_eq!(hide_users("https://u:a/b@c@host/d"), "https://*******@host/d");
         assert_eq!(hide_users("plain a@b"), "plain a@b");
+    }
+
+    #[test]
+    fn nothing_of_the_stores_address_is_shown() {
+        for address in
+            ["redis://gw:AAaa/BBbb+CC=@h:6379", "REDISS://:AAaa@h", "gw:AAaa/BBbb@h:6379", "\":AAaa BBbb@h\"", "AAaa", "${U}:AAaa@h"]
+        {
+            let configs = [
+                format!("store:\n  redis:\n    url: {address}\n    sentinel: {{ nodes: [a:1], master: m }}\n"),
+                format!("store:\n  redis:\n    url: {address}\n    cluster: {{ nodes: [a:1] }}\n"),
+                format!("store:\n  redis:\n    \"url\" : {address}\n    url: {address}\n"),
+                format!("store: {{ redis: {{ partitions: 0, url: {address} , lease: AAaa }} }}\n"),
+                format!("store: {{ redis: {{ url: {address}, url: [ }} }}\n"),
+                format!("store:\n  redis: {{ url: {address} }}\n  embedded: {{}}\n"),
+            ];
+            for config in configs {
+                let told = crate::config::parse(std::path::Path::new("a.yaml"), &config).expect_err(&config).to_string();
+                assert!(!told.contains("AAaa") && !told.contains("BBbb"), "{config}{told}");
+            }
+        }
+        assert_eq!(hide_after(usize::MAX, "  url: :pass@h"), "  url: *******");
+        assert_eq!(hide_after(usize::MAX, "{ public_url: x, url: https://u@h }"), "{ public_url: x, url: https://*@h }");
+        assert_eq!(hide_after(usize::MAX, "redis: redis://h"), "redis: *********");
     }
 
     #[test]

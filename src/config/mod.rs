@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::warnings;
 pub use load::{ConfigError, DEMO_ENDPOINT, Mistake, Mistakes, Source, find, load, load_source, parse, schema};
-pub use store::{Cluster, Embedded, Redis, RedisUrl, Revocations, Sentinel, ServerAddress, Store};
+pub use store::{COHERENCE_LEASE_MAX, Cluster, Embedded, Redis, RedisUrl, Revocations, Sentinel, ServerAddress, Store};
 pub use units::{ByteCount, UnitError};
 
 /// The whole configuration.

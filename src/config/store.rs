@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Config, Tls, units};
 
+/// Longest coherence lease: a revocation waits for no longer.
+pub const COHERENCE_LEASE_MAX: Duration = Duration::from_secs(10);
+
 /// The store: exactly one of the two; without either, `embedded` in `data`.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(from = "WrittenStore")]

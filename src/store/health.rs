@@ -169,7 +169,7 @@ impl State {
             Said::Well if is_first => {}
             Said::Well => tracing::info!("the store answers again"),
             Said::Waiting(why) => tracing::warn!(%why, "waiting for Redis; only the ops listener answers, and it is not ready"),
-            Said::Failing(why) => tracing::error!(%why, "the store fails; requests are refused when the lease ends"),
+            Said::Failing(why) => tracing::error!(%why, "the store fails; requests are refused, at the latest when the lease ends"),
             Said::Nothing => {}
         }
         self.said = news;

@@ -159,7 +159,7 @@ fn an_emptied_redis_is_never_the_callers_fault_and_is_refused_until_the_operator
     gateway.terminate();
     gateway.wait_exit(SOON);
     let said = run_to_its_end(&gateway);
-    assert!(said.contains("known-store") && said.contains("allow_unsafe: true") && said.contains("this Redis is empty"), "{said}");
+    assert!(said.contains("/spool/known-store") && said.contains("allow_unsafe: true") && said.contains("this Redis is empty"), "{said}");
     redis.down();
     redis.restore(&full);
     redis.up();

@@ -96,6 +96,7 @@ impl Scene {
         Request::get("/ok").send_to(self.gateway.edge()).expect(401);
     }
 
+    #[track_caller]
     fn admins_are_told_to_come_back(&self, reads: Reads) {
         let ask = |request: Request| self.gateway.ask_admin(&request.bearer(&self.editor));
         refused(&ask(Request::json("POST", "/v1/keys", &json!({ "name": "new" }))));
@@ -217,6 +218,71 @@ fn a_redis_without_memory_is_503_for_what_writes_and_mends_itself() {
         |redis| redis.tell(&["CONFIG", "SET", "maxmemory", "1"]),
         |redis| redis.tell(&["CONFIG", "SET", "maxmemory", "0"]),
     );
+}
+
+/// Answers a gateway that reaches Redis through a link, its editor, and how many keys Redis holds.
+fn linked(redis: &Redis) -> (Link, Gateway, String) {
+    let link = Link::to(redis.address());
+    let gateway = Gateway::with(|config| {
+        config["store"] = redis.store("3s");
+        config["store"]["redis"]["url"] = json!(format!("redis://{}", link.address()));
+    });
+    let editor = gateway.editor();
+    (link, gateway, editor)
+}
+
+fn records(redis: &Redis) -> usize {
+    redis.ask(&["KEYS", "*:record:*"]).map_or(0, |answer| answer.matches(":record:").count())
+}
+
+#[test]
+fn a_creation_whose_answer_was_lost_is_the_same_call_again_and_its_key_works() {
+    let redis = Redis::start();
+    let (link, gateway, editor) = linked(&redis);
+    link.lose_answers(&[b"created\r\n"]);
+    let answer = gateway.ask_admin(&Request::json("POST", "/v1/keys", &json!({ "name": "new" })).bearer(&editor));
+    let key = answer.expect(201).json();
+    let secret = key["key"].as_str().expect("it is shown").to_owned();
+    eventually!(SOON, Request::get("/ok").bearer(&secret).send_to(gateway.edge()).status == 200);
+    assert_eq!(records(&redis), 1, "made once");
+}
+
+#[test]
+fn a_creation_that_stays_in_doubt_leaves_no_live_key() {
+    let redis = Redis::start();
+    let (link, gateway, editor) = linked(&redis);
+    let create = Request::json("POST", "/v1/keys", &json!({ "name": "new" })).bearer(&editor);
+    link.lose_answers(&[b"created\r\n", b"replayed\r\n"]);
+    refused(&gateway.ask_admin(&create));
+    assert_eq!(records(&redis), 1, "it was made");
+    link.heal();
+    eventually!(MENDED, redis.ask(&["KEYS", "*:live"]).is_some_and(|answer| !answer.contains(":live")), "it is revoked");
+    eventually!(SOON, redis.streamed("reason").iter().any(|reason| reason.contains("nobody holds it")));
+}
+
+#[test]
+fn a_user_without_rights_to_channels_is_warned_of_and_hinders_no_change() {
+    let redis = Redis::start();
+    redis.tell(&["ACL", "SETUSER", "default", "resetchannels"]);
+    let [gateway]: [Gateway; 1] = redis.gateways(LEASE);
+    let editor = gateway.editor();
+    let key = gateway.create_key(&editor, "new");
+    let revoke = Request::json("POST", &format!("/v1/keys/{}/revoke", key.id), &json!({}));
+    gateway.ask_admin(&revoke.bearer(&editor)).expect(200);
+    eventually!(SOON, ["PUBLISH", "SUBSCRIBE"].iter().all(|command| gateway.log().contains(command)));
+    assert!(gateway.log().contains("&assure:*"), "{}", gateway.log());
+}
+
+#[test]
+fn a_session_that_nobody_can_read_delays_a_revocation_and_hinders_none() {
+    let redis = Redis::start();
+    let [gateway]: [Gateway; 1] = redis.gateways(LEASE);
+    let editor = gateway.editor();
+    let key = gateway.create_key(&editor, "new");
+    redis.tell(&["HSET", "assure:{assure:audit}:sessions", "nobody", "x y z"]);
+    let revoke = Request::json("POST", &format!("/v1/keys/{}/revoke", key.id), &json!({}));
+    gateway.ask_admin(&revoke.bearer(&editor)).expect(200);
+    assert_eq!(gateway.log().matches("a session cannot be read").count(), 1, "said once");
 }
 
 #[test]

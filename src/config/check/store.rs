@@ -5,10 +5,10 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{At, Checks, at, check_file, check_folder, check_not_empty, check_tls};
-use crate::config::{Config, Redis, RedisUrl, ServerAddress};
+use crate::config::{COHERENCE_LEASE_MAX, Config, Redis, RedisUrl, ServerAddress};
 
 /// Shortest and longest coherence lease: four renewals must fit into it, and a revocation waits for no longer.
-const COHERENCE_LEASE: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(10);
+const COHERENCE_LEASE: RangeInclusive<Duration> = Duration::from_millis(500)..=COHERENCE_LEASE_MAX;
 /// Each partition has a lease to renew and an audit stream to read; more than this spreads no better.
 const PARTITIONS: RangeInclusive<u16> = 1..=64;
 /// Most nodes that are named; a Cluster tells of the others.
@@ -72,14 +72,20 @@ fn check_url(url: &RedisUrl, redis: &Redis, here: &At, checks: &mut Checks<'_>) 
     let is_redis = placed.is_some_and(|url| {
         url.reveal().parse::<http::Uri>().is_ok_and(|uri| matches!(uri.scheme_str(), Some("redis" | "rediss")) && uri.host().is_some())
     });
+    let is_port = match host.rsplit_once(':') {
+        Some((_, port)) if !port.contains(']') => port.parse::<u16>().is_ok_and(|port| port != 0),
+        _ => true,
+    };
     let database = tail.split(['?', '#']).next().unwrap_or_default().trim_matches('/');
     let problem = if !is_redis || (host.is_empty() && !has_nodes) {
         "expected redis:// or rediss://, a host and perhaps a port, like redis://127.0.0.1:6379"
+    } else if !is_port {
+        "expected a port from 1 to 65535, like redis://127.0.0.1:6379; a `/`, `?`, `#` or `@` in a password is written %2F, %3F, %23, %40"
     } else if tail.contains('#') {
         "expected no #: every rediss:// server must show a certificate that is valid for it"
     } else if !host.is_empty() && has_nodes {
         "expected no host here, since `sentinel` or `cluster` names the servers; write the rest, like rediss://USER@/0, or leave it out"
-    } else if !database.bytes().all(|byte| byte.is_ascii_digit()) {
+    } else if !database.bytes().all(|byte| byte.is_ascii_digit()) || !(database.is_empty() || database.parse::<i32>().is_ok()) {
         "expected a number as the database, like redis://127.0.0.1:6379/2"
     } else if redis.cluster.is_some() && !matches!(database, "" | "0") {
         "expected no database but 0: Redis Cluster has no other"

@@ -3,13 +3,15 @@
 //! A renewal is the one call that any data set answers: it tells a stranger and another version's layout apart from the
 //! known store, and from then on every other script is held to the data set that it found.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::keys::number;
 use super::schema;
 use super::{RedisStore, corrupt, keys};
 use crate::clock;
-use crate::config::Revocations;
+use crate::config::{COHERENCE_LEASE_MAX, Revocations};
 use crate::domain::{KeyDigest, ReplicaId, Timestamp};
 use crate::store::{Epoch, Invalidations, Partition, Renewal, RenewalRequest, SessionState, Sessions, StoreError, StoreIncarnation, Trust};
 
@@ -72,18 +74,38 @@ pub(super) async fn epoch(store: &RedisStore, partition: Partition) -> Result<(E
 
 pub(super) async fn sessions(store: &RedisStore, partition: Partition) -> Result<Sessions, StoreError> {
     let keys = ["sessions", "store"].map(|name| store.names(partition).named(name));
-    let answer: Vec<String> = store.connections.hot().call(&schema::SESSIONS, &keys, &[]).await?;
+    let raw: Vec<Vec<u8>> = store.connections.hot().call(&schema::SESSIONS, &keys, &[]).await?;
+    let answer: Vec<_> = raw.iter().map(|bytes| String::from_utf8_lossy(bytes)).collect();
     let [data_set, run, pairs @ ..] = answer.as_slice() else { return Err(corrupt("an answer about sessions is too short")) };
-    let all = pairs.chunks_exact(2).map(|pair| match pair {
-        [name, state] => read_session(name, state).ok_or_else(|| corrupt("a session cannot be read")),
-        _ => Err(corrupt("a session has no state")),
-    });
-    Ok(Sessions { store: StoreIncarnation { data_set: data_set.clone(), run: run.clone() }, all: all.collect::<Result<_, _>>()? })
+    let mut unreadable = None;
+    let mut read = |name: &str, state: &str| {
+        read_session(name, state).unwrap_or_else(|| {
+            unreadable = Some(name.to_owned());
+            unreadable_session(name, state)
+        })
+    };
+    let all = pairs.chunks_exact(2).filter_map(|pair| Some(read(pair.first()?, pair.last()?))).collect();
+    match unreadable {
+        None => store.has_said_unreadable.store(false, Ordering::SeqCst),
+        Some(field) if !store.has_said_unreadable.swap(true, Ordering::SeqCst) => {
+            tracing::error!(
+                hash = keys.first(),
+                ?field,
+                "a session cannot be read, so revocations may wait for it; remove this field of the hash if no gateway wrote it"
+            );
+        }
+        Some(_) => {}
+    }
+    Ok(Sessions { store: StoreIncarnation { data_set: data_set.to_string(), run: run.to_string() }, all })
 }
 
 /// A session is forgotten only if it has said nothing since the caller saw it so, whatever the store's clock says.
 pub(super) async fn forget(store: &RedisStore, partition: Partition, sessions: Vec<SessionState>) -> Result<(), StoreError> {
-    let arguments: Vec<String> = sessions.iter().flat_map(write_session).collect();
+    // Nobody knows whose the unreadable ones are, and they stay.
+    let arguments: Vec<String> = sessions.iter().filter(|session| !session.incarnation.is_nil()).flat_map(write_session).collect();
+    if arguments.is_empty() {
+        return Ok(());
+    }
     store.connections.hot().call::<u64>(&schema::FORGET, &[store.names(partition).named("sessions")], &arguments).await.map(drop)
 }
 
@@ -107,6 +129,20 @@ fn read_session(name: &str, state: &str) -> Option<SessionState> {
         renewals: numbers.next()??,
         lease: Duration::from_millis(numbers.next()??),
     })
+}
+
+/// Nobody knows whose it is: as if it had applied nothing, for the longest lease that anybody may have. Whoever renews
+/// changes it, and so it counts as another renewal when it has changed.
+fn unreadable_session(name: &str, state: &str) -> SessionState {
+    let mut hasher = DefaultHasher::new();
+    state.hash(&mut hasher);
+    SessionState {
+        replica: ReplicaId::new(name),
+        incarnation: uuid::Uuid::nil(),
+        applied: Epoch(0),
+        renewals: hasher.finish(),
+        lease: COHERENCE_LEASE_MAX,
+    }
 }
 
 #[cfg(test)]
@@ -137,6 +173,23 @@ mod tests {
         }
         let logged: u64 = line.send(redis::cmd("XLEN").arg("assure:audit")).await.unwrap();
         assert_eq!(logged, 10, "each with its record");
+    }
+
+    #[tokio::test]
+    async fn a_session_that_cannot_be_read_is_one_that_has_applied_nothing() {
+        let server = super::super::testing::Server::start();
+        let store = server.open().await.unwrap();
+        let hash = store.names(Partition(0)).named("sessions");
+        let mut last = None;
+        for (field, state) in [(&b"\x1b[2J name"[..], &b"x y z"[..]), (b"\xff\xfe", b"1 2 3"), (b"\xff\xfe", b"1 3 3")] {
+            store.connections.bulk().send::<u64>(redis::cmd("HSET").arg(&hash).arg(field).arg(state)).await.unwrap();
+            let all = sessions(&store, Partition(0)).await.unwrap().all;
+            assert!(all.iter().all(|session| session.applied == Epoch(0) && session.lease == Duration::from_secs(10)));
+            let now = (all.len(), all.iter().map(|session| session.renewals).fold(0, u64::wrapping_add));
+            assert_ne!(last.replace(now), Some(now), "a change is seen");
+            forget(&store, Partition(0), all).await.unwrap();
+        }
+        assert_eq!(last.unwrap().0, 2);
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub(super) mod testing;
 mod window;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -57,6 +58,8 @@ pub struct RedisStore {
     replicas_ack_min: u32,
     tolerance: Tolerance,
     hints: watch::Receiver<u64>,
+    /// Whether the log was told of a session that cannot be read.
+    has_said_unreadable: AtomicBool,
     _until_dropped: DropGuard,
 }
 
@@ -85,6 +88,7 @@ impl RedisStore {
         let ended = CancellationToken::new();
         connections.follow_master(tasks, ended.clone());
         let news = partitions.first().map_or_else(String::new, |names| names.news.clone());
+        hints::try_publishing(connections.bulk(), &news).await;
         let hints = hints::listen(connections.connector(), news, tasks, ended.clone());
         Ok(Arc::new(Self {
             connections,
@@ -94,6 +98,7 @@ impl RedisStore {
             replicas_ack_min: config.replicas_ack_min,
             tolerance,
             hints,
+            has_said_unreadable: AtomicBool::new(false),
             _until_dropped: ended.drop_guard(),
         }))
     }

@@ -3,13 +3,14 @@
 use redis::RedisError;
 
 /// What an error's text has in it, and what helps. The first that fits is said.
-const ADVICE: [(&str, &str); 12] = [
+const ADVICE: [(&str, &str); 13] = [
     ("WRONGPASS", "user or password is wrong: see store.redis.url and store.redis.password_file"),
     ("NOAUTH", "Redis wants a password: see store.redis.url and store.redis.password_file"),
     // What a call of many words is told before anybody has signed in.
     ("unauthenticated", "Redis wants a password: see store.redis.url and store.redis.password_file"),
     ("AuthenticationFailed", "user or password is wrong: see store.redis.url and store.redis.password_file"),
     ("NOPERM", "this Redis user may not do what a gateway needs: see its ACL"),
+    ("DB index is out of range", "Redis has no database of the number in store.redis.url; see databases in its settings"),
     ("READONLY", "this Redis is a replica and takes no writes: store.redis must lead to the primary"),
     ("MASTERDOWN", "this Redis is a replica that has lost its primary"),
     ("LOADING", "Redis is reading its data from disk; it answers when that is done"),

@@ -22,7 +22,8 @@
 //   importing                    checksum of the file whose import was begun and not completed
 //
 // Every key that a script writes is among its KEYS, or looked at before the first write: while a Cluster moves a slot,
-// a key that has gone ahead must stop the script before it has done half of its work.
+// a key that has gone ahead must stop the script before it has done half of its work. What is published is only a hint,
+// so a user who may not publish stops nothing.
 
 use std::sync::LazyLock;
 
@@ -254,7 +255,7 @@ redis.call('ZADD', KEYS[6], now, ARGV[3])
 if has_call then redis.call('SET', KEYS[7], ARGV[2], 'EX', 86400) end
 append(prefix, KEYS[8], ARGV[4], now, ARGV[8], fields_from(11 + count, {time = rfc3339()}))
 local epoch = string.format('%.0f', redis.call('INCR', KEYS[1]))
-redis.call('PUBLISH', ARGV[7], epoch)
+redis.pcall('PUBLISH', ARGV[7], epoch)
 return {'created', epoch, now}
 ",
     )
@@ -282,7 +283,7 @@ local function revoke(prefix, digest, known, by, reason, news, event, fields)
     redis.call('XDEL', KEYS[2], oldest)
   end
   append(prefix, KEYS[4], firm, now, event, fields)
-  redis.call('PUBLISH', news, epoch)
+  redis.pcall('PUBLISH', news, epoch)
   return epoch
 end
 local function about(known, replaced)

@@ -334,7 +334,7 @@ fn forgotten() -> Stage {
     stage.world.act(Act::Kill(1));
     stage.world.act(Act::Kill(2));
     // It starts with an empty disk, as a new machine does; a gateway that only restarts remembers by itself.
-    std::fs::remove_file(stage.world.gateway(2).folder().join("revoked")).expect("its ledger");
+    std::fs::remove_file(stage.world.gateway(2).folder().join("spool/revoked")).expect("its ledger");
     stage.link(0).refuse();
     stage.world.act(Act::RedisDown);
     stage.world.redis().restore(&backup);

@@ -54,6 +54,8 @@ struct State {
     is_closed: bool,
     /// A connection that carries these bytes up is reset instead.
     fatal: Option<&'static [u8]>,
+    /// A connection that carries any of these down is reset instead.
+    lost: &'static [&'static [u8]],
     /// Connections with a smaller number deliver nothing until this is 0 again.
     held_below: u64,
     next: u64,
@@ -129,6 +131,11 @@ impl Link {
     /// Resets each connection on which these bytes go up, before they arrive.
     pub(crate) fn reset_on(&self, bytes: &'static [u8]) {
         self.shared.change(|state| state.fatal = Some(bytes));
+    }
+
+    /// Resets each connection on which any of these comes down: its server has done what it was asked, and nobody hears.
+    pub(crate) fn lose_answers(&self, words: &'static [&'static [u8]]) {
+        self.shared.change(|state| state.lost = words);
     }
 
     /// Everything passes again, and what was held is delivered.
@@ -226,7 +233,11 @@ fn carry(number: u64, way: Way, mut from: &TcpStream, mut to: &TcpStream, shared
 fn is_delivered(number: u64, way: Way, piece: &[u8], shared: &Shared) -> bool {
     let came = Instant::now();
     let mut state = shared.state();
-    let is_fatal = state.fatal.is_some_and(|bytes| way == Way::Up && piece.windows(bytes.len()).any(|window| window == bytes));
+    let holds = |bytes: &[u8]| piece.windows(bytes.len()).any(|window| window == bytes);
+    let is_fatal = match way {
+        Way::Up => state.fatal.is_some_and(holds),
+        Way::Down => state.lost.iter().any(|bytes| holds(bytes)),
+    };
     if is_fatal {
         let place = state.live.iter().position(|(known, _)| *known == number);
         let ended = place.map(|place| state.live.swap_remove(place));
