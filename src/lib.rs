@@ -10,7 +10,7 @@
 //!   evidence that the next one demands, and only the file of the step can make it.
 //! - A secret is in no log, error, metric or `Debug`.
 //!
-//! Foreign crates stay where they are used: `redb` in `store::embedded`, `redis` in `store::redis`, `moka` in `gateway::resolve`, `rustls` in
+//! Foreign crates stay where they are used: `redb` in `store::embedded`, `redis` and `deadpool` in `store::redis`, `moka` in `gateway::resolve`, `rustls` in
 //! `edge::tls`, `dial` and the PEM reader of `signing`, `jsonwebtoken` in `admin::auth` and the demo's upstream, `axum`
 //! and `utoipa` in `admin`, `prometheus` in `metrics`.
 

@@ -305,7 +305,8 @@ impl Coherence {
     }
 
     /// Whether every partition may be trusted now.
-    pub fn is_coherent(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_coherent(&self) -> bool {
         self.unproven_of().0 == 0
     }
 

@@ -347,6 +347,15 @@ pub(super) fn uses(sequences: RangeInclusive<u64>) -> Vec<AuditRecord> {
         .collect()
 }
 
+/// The same of nine firms in turn, so that several partitions have some.
+pub(super) fn uses_of_nine_firms(sequences: RangeInclusive<u64>) -> Vec<AuditRecord> {
+    let mut records = uses(sequences);
+    for record in &mut records {
+        record.firm_id = firm(&format!("firm-{}", record.sequence.unwrap().get() % 9));
+    }
+    records
+}
+
 pub(super) async fn ship(store: &Arc<dyn Store>, spool: Uuid, records: Vec<AuditRecord>) -> Result<Sequence, StoreError> {
     store.ship(AuditBatch { spool, records, lost_up_to: None, age_max: None }).await
 }
@@ -390,29 +399,22 @@ async fn records_are_taken_exactly_once_and_in_order(subject: &Subject) {
 async fn a_hole_is_passed_over_only_where_the_spool_says_that_it_lost_the_records(subject: &Subject) {
     let store = subject.open();
     let spool = Uuid::from_u128(7);
-    let of = |sequences: RangeInclusive<u64>| {
-        let mut records = uses(sequences);
-        for record in &mut records {
-            record.firm_id = firm(&format!("firm-{}", record.sequence.unwrap().get() % 9));
-        }
-        records
-    };
     let ship_behind = async |lost: u64, records| {
         let batch = AuditBatch { spool, records, lost_up_to: Some(Sequence(lost)), age_max: None };
         store.ship(batch).await
     };
-    assert_eq!(ship(&store, spool, of(1..=10)).await.unwrap(), Sequence(10));
-    assert!(matches!(ship(&store, spool, of(31..=40)).await, Err(StoreError::Corrupt(_))), "nothing is said of 11 to 30");
-    assert!(matches!(ship_behind(29, of(31..=40)).await, Err(StoreError::Corrupt(_))), "nothing is said of 30");
+    assert_eq!(ship(&store, spool, uses_of_nine_firms(1..=10)).await.unwrap(), Sequence(10));
+    assert!(matches!(ship(&store, spool, uses_of_nine_firms(31..=40)).await, Err(StoreError::Corrupt(_))), "nothing is said of 11 to 30");
+    assert!(matches!(ship_behind(29, uses_of_nine_firms(31..=40)).await, Err(StoreError::Corrupt(_))), "nothing is said of 30");
     assert_eq!(store.shipped(spool).await.unwrap(), Sequence(10), "a refused batch leaves nothing");
     for _ in 0..2 {
-        assert_eq!(ship_behind(30, of(31..=40)).await.unwrap(), Sequence(40));
+        assert_eq!(ship_behind(30, uses_of_nine_firms(31..=40)).await.unwrap(), Sequence(40));
     }
-    assert_eq!(ship_behind(30, of(41..=42)).await.unwrap(), Sequence(42), "nothing is lost that the log holds");
+    assert_eq!(ship_behind(30, uses_of_nine_firms(41..=42)).await.unwrap(), Sequence(42), "nothing is lost that the log holds");
     assert_eq!(ship_behind(50, vec![]).await.unwrap(), Sequence(50), "the spool may hold nothing at all");
     assert_eq!(store.shipped(spool).await.unwrap(), Sequence(50));
-    assert_eq!(ship(&store, spool, of(51..=54)).await.unwrap(), Sequence(54));
-    assert!(matches!(ship(&store, spool, of(56..=56)).await, Err(StoreError::Corrupt(_))), "said once, for that hole");
+    assert_eq!(ship(&store, spool, uses_of_nine_firms(51..=54)).await.unwrap(), Sequence(54));
+    assert!(matches!(ship(&store, spool, uses_of_nine_firms(56..=56)).await, Err(StoreError::Corrupt(_))), "said once, for that hole");
     let mut taken = Vec::new();
     for number in 0..9 {
         taken.extend(log(&store, all(&format!("firm-{number}"))).await.iter().map(|record| record.sequence.unwrap().get()));
@@ -424,18 +426,14 @@ async fn a_hole_is_passed_over_only_where_the_spool_says_that_it_lost_the_record
 async fn records_of_many_firms_are_taken_as_one_sequence(subject: &Subject) {
     let store = subject.open();
     let spool = Uuid::from_u128(7);
-    let of = |sequences: RangeInclusive<u64>| {
-        let mut records = uses(sequences);
-        for record in &mut records {
-            record.firm_id = firm(&format!("firm-{}", record.sequence.unwrap().get() % 9));
-        }
-        records
-    };
-    assert_eq!(ship(&store, spool, of(1..=40)).await.unwrap(), Sequence(40));
-    assert_eq!(ship(&store, spool, of(30..=41)).await.unwrap(), Sequence(41), "an overlap");
-    assert!(matches!(ship(&store, spool, of(43..=60)).await, Err(StoreError::Corrupt(_))), "a gap before, whoever has records");
-    assert!(matches!(ship(&store, spool, of(43..=43)).await, Err(StoreError::Corrupt(_))));
-    assert_eq!(ship(&store, spool, of(42..=90)).await.unwrap(), Sequence(90));
+    assert_eq!(ship(&store, spool, uses_of_nine_firms(1..=40)).await.unwrap(), Sequence(40));
+    assert_eq!(ship(&store, spool, uses_of_nine_firms(30..=41)).await.unwrap(), Sequence(41), "an overlap");
+    assert!(
+        matches!(ship(&store, spool, uses_of_nine_firms(43..=60)).await, Err(StoreError::Corrupt(_))),
+        "a gap before, whoever has records"
+    );
+    assert!(matches!(ship(&store, spool, uses_of_nine_firms(43..=43)).await, Err(StoreError::Corrupt(_))));
+    assert_eq!(ship(&store, spool, uses_of_nine_firms(42..=90)).await.unwrap(), Sequence(90));
     assert_eq!(store.shipped(spool).await.unwrap(), Sequence(90));
     for number in 0..9 {
         let found = log(&store, all(&format!("firm-{number}"))).await;

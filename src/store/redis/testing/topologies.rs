@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Cluster, Server, Trio, ask, until};
 use crate::domain::{FirmTag, KeyState, Sequence};
-use crate::store::conformance::{new_key, revocation, uses};
+use crate::store::conformance::{new_key, revocation, uses_of_nine_firms};
 use crate::store::redis::RedisStore;
 use crate::store::{AuditBatch, Creation, NewKey, Revocation, Store, StoreError};
 use crate::tasks::Tasks;
@@ -291,10 +291,7 @@ async fn a_batch_that_one_partition_refused_is_taken_once_by_all() {
     let server = Server::start();
     let store = open(&crate::config::Redis { partitions: 3, ..server.config() }, "assure:audit").await;
     let spool = Uuid::from_u128(7);
-    let mut records = uses(1..=30);
-    for record in &mut records {
-        record.firm_id = crate::domain::FirmId::parse(&format!("firm-{}", record.sequence.unwrap().get() % 9)).unwrap();
-    }
+    let records = uses_of_nine_firms(1..=30);
     let broken = store.partitions[1].mark(spool);
     ask(server.port, &["LPUSH", &broken, "no number"]);
     let batch = AuditBatch { spool, records, lost_up_to: None, age_max: None };
