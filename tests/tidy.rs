@@ -25,6 +25,7 @@ const TABLE: &[Confined] = &[
         places: &["store/redis", "store/mod.rs"],
         sentence: "redis only in store/redis, which store/mod.rs names",
     },
+    Confined { words: &["deadpool::"], places: &["store/redis"], sentence: "deadpool only in store/redis" },
     Confined { words: &["redb::"], places: &["store/embedded"], sentence: "redb only in store/embedded" },
     Confined { words: &["moka::"], places: &["gateway/resolve"], sentence: "moka only in gateway/resolve" },
     Confined {
