@@ -68,7 +68,7 @@ pub(super) struct Kill {
 }
 
 /// An entry of the audit stream, as far as oracles look at it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Record {
     pub(super) event_id: String,
     pub(super) action: String,
