@@ -3,9 +3,45 @@
 //! No label ever carries a key, a firm, a path or anything else that a caller chooses: routes are the operator's
 //! names, outcomes and reasons are words of the `Rejection` table.
 
+use std::sync::OnceLock;
+
 pub use prometheus::IntCounter;
 use prometheus::core::Collector;
 use prometheus::{Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+/// A route's metrics, looked up once because each request counts there.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    /// By class of status, from its first request on.
+    allowed: [OnceLock<IntCounter>; STATUS_CLASSES.len()],
+    duration: Histogram,
+    requests: IntCounterVec,
+    route: Box<str>,
+}
+
+impl RouteMetrics {
+    /// Counts a request that has ended: its outcome, the status of its answer, how long it took.
+    pub fn count(&self, outcome: &str, status: Option<u16>, seconds: f64) {
+        let (place, class) = class_of(status);
+        let counter = || self.requests.with_label_values(&[&*self.route, outcome, class]);
+        match self.allowed.get(place).filter(|_| outcome == ALLOWED) {
+            Some(known) => known.get_or_init(counter).inc(),
+            None => counter().inc(),
+        }
+        self.duration.observe(seconds);
+    }
+}
+
+const NO_STATUS: &str = "none";
+/// The outcome of a request that was let through.
+const ALLOWED: &str = "allowed";
+/// Classes of statuses; the first is that of no answer.
+const STATUS_CLASSES: [&str; 6] = [NO_STATUS, "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+fn class_of(status: Option<u16>) -> (usize, &'static str) {
+    let place = status.map_or(0, |status| usize::from(status / 100));
+    STATUS_CLASSES.get(place).map_or((0, NO_STATUS), |class| (place, class))
+}
 
 /// Upper bounds of time histograms, in seconds: fine where the gateway lives (tens of microseconds), coarse where upstreams do.
 const SECONDS: &[f64] =
@@ -141,6 +177,16 @@ impl Metrics {
         info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         // In a registry of its own, because its names (`process_cpu_seconds_total`, …) are the field's and take no prefix.
         self.process.register(Box::new(prometheus::process_collector::ProcessCollector::for_self())).expect("registered once");
+    }
+
+    /// The metrics of the route of this name.
+    pub fn of_route(&self, route: &str) -> RouteMetrics {
+        RouteMetrics {
+            allowed: Default::default(),
+            duration: self.request_duration.with_label_values(&[route]),
+            requests: self.requests.clone(),
+            route: route.into(),
+        }
     }
 
     /// The text exposition format, version 0.0.4.

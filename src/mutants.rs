@@ -81,7 +81,7 @@ mod switch {
 
     /// What a mutant changes in a script of the store.
     const SCRIPTS: [(Mutant, &str, &str); 2] = [
-        (Mutant::SkipDedupe, "tonumber(ARGV[at]) > mark", "true"),
+        (Mutant::SkipDedupe, "if last > mark then", "if true then"),
         (Mutant::OneKeyMore, "redis.call('SCARD', KEYS[5]) >=", "redis.call('SCARD', KEYS[5]) >"),
     ];
 

@@ -17,11 +17,15 @@ PACKAGES = {
     "nghttp2-client": "h2load", "openssl": "openssl", "util-linux": "taskset", "gcc": "cc", "g++": "g++",
     "libc6-dev": Path("/usr/include/stdlib.h"), "cmake": "cmake", "make": "make", "python3-pip": "pip3",
 }
+COUNTING_PACKAGES = {
+    "valgrind": "valgrind", "binutils": "addr2line", "util-linux": "taskset", "gcc": "cc", "g++": "g++", "libc6-dev": Path("/usr/include/stdlib.h"),
+    "cmake": "cmake", "make": "make",
+}
 
 
-def install_packages():
+def install_packages(packages=PACKAGES):
     """Installs what is missing. The servers that Debian would start at once are kept from starting."""
-    missing = [package for package, sign in PACKAGES.items() if not is_there(sign)]
+    missing = [package for package, sign in packages.items() if not is_there(sign)]
     if not missing:
         return
     say(f"installing {' '.join(missing)}")
@@ -73,18 +77,24 @@ def envoy():
 
 def build_generator():
     """The path of loadgen."""
-    cargo("--manifest-path", REPOSITORY / "loadtest/generator/Cargo.toml", "--target-dir", TARGET / "generator")
+    cargo("--release", "--manifest-path", REPOSITORY / "loadtest/generator/Cargo.toml", "--target-dir", TARGET / "generator")
     return TARGET / "generator/release/loadgen"
 
 
 def build_gateway():
     """The path of the gateway, built as it is shipped."""
-    cargo("--manifest-path", REPOSITORY / "Cargo.toml")
+    cargo("--release", "--manifest-path", REPOSITORY / "Cargo.toml")
     return REPOSITORY / "target/release/assure-gateway"
 
 
+def build_counted_gateway():
+    """The path of the gateway, built to have its instructions counted; valgrind hides the kernel's vDSO, so rustix must ask libc for it."""
+    cargo("--profile", "micro", "--bin", "assure-gateway", "--features", "rustix/use-libc-auxv", "--manifest-path", REPOSITORY / "Cargo.toml")
+    return REPOSITORY / "target/micro/assure-gateway"
+
+
 def cargo(*words):
-    subprocess.run(["cargo", "build", "--release", "--locked", "--quiet", *map(str, words)], check=True)
+    subprocess.run(["cargo", "build", "--locked", "--quiet", *map(str, words)], check=True)
 
 
 def say(sentence):

@@ -10,11 +10,13 @@ import resource
 import statistics
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from urllib.parse import quote
 
 from . import keys
 from .check import check
 from .install import find_program, say
+from .processes import wait_until
 from .suites import CONNECTIONS, REAL_LIMIT
 
 # A throughput that is the load generator's or the upstream's says nothing about the proxy.
@@ -23,6 +25,10 @@ UNKNOWN_KEYS = 200_000
 # Behind this share of a target's own maximum, latency is the queue's.
 OPEN_LOOP_SHARE = 0.8
 COUNTED_SECONDS_MAX = 120
+# Records of a log are made in portions that a load can do before its time is over.
+RECORDS_AT_ONCE = 200_000
+SHIPPING_WAIT_S = 3600
+QUESTIONS = 15
 QUANTILES = ("p50", "p99", "p999")
 
 
@@ -38,6 +44,7 @@ class Options:
     cold_keys: int
     many_keys: int
     scale_keys: int
+    activity_records: int
     idle_connections: int
 
 
@@ -55,7 +62,8 @@ class Bench:
         try:
             for row in available:
                 self.instance(instances, row)
-            kind = {"rounds": self.closed, "http2": self.http2, "idle": self.idle, "beside": self.beside}[suite.kind]
+            kind = {"rounds": self.closed, "http2": self.http2, "idle": self.idle, "beside": self.beside,
+                    "activity": self.activity, "backlog": self.backlog}[suite.kind]
             results = [(row, {}) for row in available]
             self.rounds(results, instances, kind)
             rate = self.latency_rate(results) if suite.latency else None
@@ -129,15 +137,16 @@ class Bench:
         first = 1 if row.expect == 429 else 0
         good = {"keys": (first, target.setup.keys - first), "connections": 32}
         at_rate = {**good, "rate": self.options.good_rate, "seconds": self.options.seconds}
-        self.load(row, target, **good, seconds=self.options.warm_seconds)
+        calm = replace(row, load={})
+        self.load(calm, target, **good, seconds=self.options.warm_seconds)
         if row.expect == 429:
             self.load(row, target, requests=REAL_LIMIT * 3 // 2)
-        accepted = self.charged(target, lambda: self.load(row, target, **good), 200)
+        accepted = self.charged(target, lambda: self.load(calm, target, **good), 200)
         refused = self.charged(target, lambda: self.load(row, target), row.expect)
-        alone = self.load(row, target, **at_rate)
+        alone = self.load(calm, target, **at_rate)
         flood = self.spawn(row, target, {**row.load, "seconds": self.options.seconds + 1})
         try:
-            together = self.load(row, target, **at_rate)
+            together = self.load(calm, target, **at_rate)
             flooded = json.loads(flood.communicate(timeout=COUNTED_SECONDS_MAX)[0])
         finally:
             flood.kill()
@@ -147,6 +156,30 @@ class Bench:
             "p99_alone": alone["latency_us"]["p99"], "p99_beside": together["latency_us"]["p99"],
             "flood_rate": flooded["answers"] / flooded["seconds"],
         }
+
+    def activity(self, row, target):
+        """How long a page of the log takes to read, with so many records in it."""
+        while target.records < row.setup.records:
+            target.records += self.load(row, target, requests=min(RECORDS_AT_ONCE, row.setup.records - target.records))["answers"]
+        wait_until(lambda: target.metric("audit_spool_bytes") == 0, target.proxies[0], SHIPPING_WAIT_S)
+        bearer = keys.token(self.machine.gateway, target.config, "firm-0")
+        newest = target.ask_admin("/v1/activity?limit=1", bearer)[1]["records"][0]
+        questions = {"page_ms": "", "key_ms": f"&key={newest['key_id']}", "action_ms": "&action=key.create", "until_ms": f"&until={quote(newest['time'])}"}
+        samples = {name: [target.ask_admin(f"/v1/activity?limit=100{filters}", bearer)[0] * 1000 for _ in range(QUESTIONS)]
+                   for name, filters in questions.items()}
+        return {name: statistics.median(values) for name, values in samples.items()}
+
+    def backlog(self, row, target):
+        """A gateway is ended without warning under load; how fast the next one is ready, which ships what is in the spool first."""
+        flood = self.spawn(row, target, {**row.load, "seconds": self.options.seconds + COUNTED_SECONDS_MAX})
+        try:
+            time.sleep(self.options.seconds)
+            left = target.metric("audit_spool_bytes")
+            with_it = killed_and_started(target)
+        finally:
+            flood.kill()
+            flood.wait()
+        return {"backlog_mib": left / 2**20, "start_s": with_it, "empty_start_s": killed_and_started(target)}
 
     def latency_rate(self, results):
         """0.8 times what the gateway does (or the first target, where it is not among them), or what the caller chose."""
@@ -180,13 +213,15 @@ class Bench:
         return [*sums, own.ru_utime + own.ru_stime]
 
     def load(self, row, target, **more):
-        """Runs one loadgen, or several for a proxy on several cores; answers their sum."""
+        """Runs one loadgen, or several for a proxy on several cores or at several addresses; answers their sum."""
         load = {"connections": CONNECTIONS, **row.load, **more}
         if "requests" in load and "hold" not in load:
             load["seconds"] = COUNTED_SECONDS_MAX
+        elif "seconds" not in load:
+            load["seconds"] = self.options.seconds
         count = max(1, len(self.machine.load_cores) // 2) if target.setup.cores > 1 else 1
-        load["connections"] = -(-load["connections"] // count)
-        started = [self.spawn(row, target, load) for _ in range(count)]
+        load = divided(load, count * len(target.ports))
+        started = [self.spawn(row, target, load, port) for port in target.ports for _ in range(count)]
         try:
             answers = [json.loads(process.communicate(timeout=COUNTED_SECONDS_MAX + 60)[0]) for process in started]
         finally:
@@ -194,12 +229,12 @@ class Bench:
                 process.kill()
         return {**merge(answers), "is_open": "rate" in load}
 
-    def spawn(self, row, target, load):
-        load = {"connections": CONNECTIONS, "seconds": self.options.seconds, **load}
+    def spawn(self, row, target, load, port=None):
+        load = {"connections": CONNECTIONS, **load}
         load["keys"] = self.keys_file(target, load.get("keys", (0, None)))
         words = [str(word) for name, value in load.items() for word in (f"--{name}", value)]
         command = ["taskset", "--cpu-list", ",".join(map(str, self.machine.load_cores)), str(self.machine.loadgen), "load",
-                   "--target", f"127.0.0.1:{target.port}", *words]
+                   "--target", f"127.0.0.1:{port or target.port}", *words]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
 
     def keys_file(self, target, chosen):
@@ -219,6 +254,21 @@ class Bench:
         spoken = float(seconds[1]) * {"ms": 0.001, "s": 1, "m": 60}[seconds[2]]
         good, refused = (int(re.search(rf"(\d+) {kind}xx", text)[1]) for kind in (2, 4))
         return {"answers": good + refused, "seconds": spoken, "statuses": {"200": good, "4xx": refused}, "errors": 0}
+
+
+def killed_and_started(target):
+    """Seconds from the end of a gateway, without warning, until the next one is ready."""
+    for process in target.proxies:
+        process.child.kill()
+    began = time.perf_counter()
+    target.restart()
+    return time.perf_counter() - began
+
+
+def divided(load, shares):
+    """One of so many equal shares of a load."""
+    whole = {name: -(-load[name] // shares) for name in ("connections", "requests") if name in load}
+    return {**load, **whole, **({"rate": load["rate"] / shares} if "rate" in load else {})}
 
 
 def merge(answers):

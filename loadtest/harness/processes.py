@@ -119,13 +119,13 @@ class Workplace:
         self.processes.remove(process)
 
 
-def wait_until(is_so, process):
+def wait_until(is_so, process, wait_s=START_WAIT_S):
     """Asks again until it is so; fails when the process has ended or has taken too long."""
-    deadline = time.monotonic() + START_WAIT_S
+    deadline = time.monotonic() + wait_s
     while not is_so():
         process.require_alive()
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{process.name} was not ready after {START_WAIT_S} s; see its log:\n"
+            raise RuntimeError(f"{process.name} was not ready after {wait_s} s; see its log:\n"
                                + process.log.read_text(errors="replace")[-2000:])
         time.sleep(0.02)
 

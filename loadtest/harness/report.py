@@ -12,6 +12,12 @@ from .measure import BUSY_SHARE
 VERSIONS = {"nginx": ["nginx", "-v"], "HAProxy": ["haproxy", "-v"], "Redis": ["redis-server", "--version"], "h2load": ["h2load", "--version"]}
 
 
+COLUMNS = {
+    "activity": {"newest, ms": "page_ms", "of one key, ms": "key_ms", "creations, ms": "action_ms", "until a moment, ms": "until_ms"},
+    "backlog": {"left in the spool, MiB": "backlog_mib", "start with it, s": "start_s", "start without, s": "empty_start_s"},
+}
+
+
 def median(samples, name):
     return statistics.median(samples[name]) if samples.get(name) else None
 
@@ -28,6 +34,8 @@ def table(suite, results, rate):
         return idle_table(results)
     if suite.kind == "beside":
         return beside_table(results)
+    if suite.kind in COLUMNS:
+        return plain_table(results, COLUMNS[suite.kind])
     measure = next((samples for row, samples in results if row.target.__name__ == "Nginx"), None)
     heads = ["target", "µs CPU / request", "± ", "Redis µs", "requests / s", "± ", "RSS MiB", "PSS MiB"]
     heads += ["CPU × nginx", "throughput × nginx"] if measure else []
@@ -54,6 +62,11 @@ def beside_table(results):
               percent(median(samples, "good_share")), milliseconds(samples, "p99_alone"), milliseconds(samples, "p99_beside"),
               number(median(samples, "flood_rate"), 0)] for row, samples in results]
     return markdown(heads, lines)
+
+
+def plain_table(results, columns):
+    lines = [[row.label, *(number(median(samples, name), 2) for name in columns.values())] for row, samples in results]
+    return markdown(["target", *columns], lines)
 
 
 def idle_table(results):

@@ -13,6 +13,7 @@ REAL_LIMIT = 1000
 # Slow enough for any store to keep up, so that latency is the look-up's and not a queue's.
 COLD_RATE = 1000
 GOOD_KEYS = 2000
+KEYS_PER_LOG = 64
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Suite:
 
     title: str
     rows: list
-    # rounds; http2 (h2load); idle (memory of connections that stand there); beside (a flood, and good traffic next to it).
+    # rounds; http2 (h2load); idle (memory of connections that stand there); beside (a flood, and good traffic next to it);
+    # activity (reading the log); backlog (shipping what an earlier life left).
     kind: str = "rounds"
     # Whether open-loop latency at a fixed rate is measured as well.
     latency: bool = False
@@ -80,19 +82,30 @@ def suites(options, cores):
                       kind="idle", about="Each connection has had one answer."),
         "rate-limited": Suite("A flood over the limit", rate_limited(), kind="beside",
                               about=f"One key floods at a limit of {REAL_LIMIT} a minute; {GOOD_KEYS} other keys go on at a fixed rate."),
-        "unknown-keys": Suite("A flood of unknown keys", [Row(target, Setup(keys=GOOD_KEYS), {"keys": "unknown"}, expect=401)
-                                                          for target in (Gateway, GatewayRedis, NginxSidecar, HaProxyJob, NginxLua)],
+        "unknown-keys": Suite("A flood of unknown keys", strangers({}),
                               kind="beside", about="Well-formed keys that nobody made, each new; good keys go on at a fixed rate."),
+        "connection-flood": Suite("A flood of new connections", strangers({"per-connection": 1}), kind="beside",
+                                  about="Each connection brings one unknown key; good keys go on at a fixed rate on connections that stay."),
         "cores": Suite("Over cores", [Row(target, Setup(cores=count), note=f"{count} core{'s' if count > 1 else ''}")
                                       for target in (Gateway, Nginx) for count in core_counts(cores)],
                        about="The load has the other cores; where there are too few of them the throughput is the load's, not the proxy's."),
-        "scale": Suite("Routes, upstreams, keys", scale(options)),
+        "scale": Suite("Routes, upstreams, keys, replicas", scale(options)),
+        "activity": Suite("Reading the activity log", [Row(target, Setup(keys=KEYS_PER_LOG, records=records), note=f"{records:,} records")
+                                                       for target in (Gateway, GatewayRedis) for records in record_counts(options.activity_records)],
+                          kind="activity", about="A page of 100 records through the admin API, in milliseconds; each firm has an eighth of the records."),
+        "backlog": Suite("What an earlier life left in the spool", rows([Gateway, GatewayRedis]), kind="backlog",
+                         about="The gateway is ended with SIGKILL under load and started again: it ships what is left before it serves."),
     }
 
 
 def rate_limited():
     setup = Setup(keys=GOOD_KEYS + 1, per_minute=REAL_LIMIT)
     return [Row(target, setup, {"keys": (0, 1)}, expect=429, right_min=0.95) for target in (Gateway, GatewayRedis, NginxSidecar, HaProxyJob, NginxLua)]
+
+
+def strangers(load):
+    """Unknown keys, each of them new."""
+    return [Row(target, Setup(keys=GOOD_KEYS), {"keys": "unknown", **load}, expect=401) for target in (Gateway, GatewayRedis, NginxSidecar, HaProxyJob, NginxLua)]
 
 
 def scale(options):
@@ -103,7 +116,13 @@ def scale(options):
         Row(Gateway, Setup(keys=options.scale_keys), {"keys": (0, min(options.scale_keys, 100_000))}, f"{options.scale_keys:,} keys in the store"),
         Row(GatewayRedis, note="as it is"),
         Row(GatewayRedis, Setup(keys=options.scale_keys), {"keys": (0, min(options.scale_keys, 100_000))}, f"{options.scale_keys:,} keys in the store"),
+        *[Row(GatewayRedis, Setup(replicas=count), note=f"{count} replicas") for count in (2, 4, 8)],
     ]
+
+
+def record_counts(most):
+    """Up to so many, each ten times the one before."""
+    return sorted(most // factor for factor in (100, 10, 1))
 
 
 def core_counts(cores):

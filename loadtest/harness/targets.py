@@ -5,12 +5,14 @@ afterwards where to ask, with which keys, and which processes to charge.
 """
 
 import contextlib
+import json
 import re
 import shutil
 import subprocess
+import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import keys
@@ -34,6 +36,9 @@ class Setup:
     cores: int = 1
     routes: int = 0
     upstreams: int = 0
+    replicas: int = 1
+    # How many the activity log has before it is read.
+    records: int = 0
 
 
 @dataclass
@@ -63,6 +68,9 @@ class Target:
         self.name = f"{type(self).__name__.lower()}-{number}"
         self.folder = machine.workplace.subfolder(self.name)
         self.port = free_port()
+        # Where it is asked: each address gets its share of a load.
+        self.ports = [self.port]
+        self.records = 0
         # Charged as the proxy, and charged beside it.
         self.proxies, self.helpers, self.keys = [], [], []
 
@@ -131,13 +139,13 @@ class Gateway(Target):
 
     def start(self):
         self.admin_port, self.ops_port = free_port(), free_port()
-        redis_port = self.start_redis() if self.with_redis else 0
+        self.redis_port = self.start_redis() if self.with_redis else 0
         certificate = self.machine.certificate
         tls = f'{{ certificate: "{certificate}", private_key: "{certificate.with_suffix(".key")}" }}' if self.setup.tls else "null"
-        self.config = self.fill(self.template, ADMIN_PORT=self.admin_port, OPS_PORT=self.ops_port, REDIS_PORT=redis_port, TLS=tls,
+        self.config = self.fill(self.template, ADMIN_PORT=self.admin_port, OPS_PORT=self.ops_port, REDIS_PORT=self.redis_port, TLS=tls,
                                 MORE_UPSTREAMS=self.more_upstreams(), MORE_ROUTES=self.more_routes())
         self.launch()
-        self.keys = keys.create(self.machine.gateway, self.config, self.admin_port, self.setup.keys)
+        self.keys = keys.create(self.machine.gateway, self.config, self.admin_port, self.setup.keys) if self.setup.keys else []
 
     def launch(self):
         process = self.launch_proxy([self.machine.gateway, "run", "--config", self.config])
@@ -147,6 +155,18 @@ class Gateway(Target):
         with contextlib.suppress(OSError, urllib.error.HTTPError):
             return urllib.request.urlopen(f"http://127.0.0.1:{self.ops_port}/readyz", timeout=5).status == 200
         return False
+
+    def metric(self, name):
+        """The value of a metric without labels."""
+        text = urllib.request.urlopen(f"http://127.0.0.1:{self.ops_port}/metrics", timeout=5).read().decode()
+        return float(re.search(rf"^\w*{name} (\S+)$", text, re.MULTILINE)[1])
+
+    def ask_admin(self, path, bearer):
+        """Seconds that an answer of the admin API takes, and the answer."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.admin_port}{path}", headers={"Authorization": f"Bearer {bearer}"})
+        began = time.perf_counter()
+        text = urllib.request.urlopen(request, timeout=60).read()
+        return time.perf_counter() - began, json.loads(text)
 
     def more_upstreams(self):
         line = '  service-{}: {{ endpoints: ["http://127.0.0.1:{}"] }}'
@@ -163,6 +183,25 @@ class GatewayRedis(Gateway):
     label = "gateway on Redis"
     template = LOADTEST / "gateway-redis.yaml"
     with_redis = True
+
+    def start(self):
+        super().start()
+        for number in range(1, self.setup.replicas):
+            replica = Replica(self, number)
+            replica.start()
+            self.proxies += replica.proxies
+            self.ports.append(replica.port)
+
+
+class Replica(GatewayRedis):
+    """One more gateway on the Redis of another; that one is charged with it, ends it, and has the keys."""
+
+    def __init__(self, first, number):
+        super().__init__(first.machine, replace(first.setup, replicas=1, keys=0), f"{first.name}-{number}")
+        self.redis_port = first.redis_port
+
+    def start_redis(self):
+        return self.redis_port
 
 
 class Peer(Target):

@@ -55,7 +55,7 @@ async fn drain(started: &Started, config: &config::Edge) {
     tokio::time::sleep(config.drain_notice).await;
     if !started.listeners.edge.finish(config.drain).await {
         tracing::warn!("requests still under way after the drain deadline are cut");
-        started.gateway.cut.cancel();
+        started.gateway.cuts.end_all();
         started.listeners.edge.finish(CLOSING_MAX).await;
         started.listeners.edge.cut().await;
     }

@@ -164,7 +164,8 @@ fn serve_edge(bound: Vec<(Listener, SocketAddr)>, config: &Config, gateway: &Arc
     serve(bound, options, tls, metrics, move |request, peer| {
         let gateway = gateway.clone();
         let transport = if peer.secure { Transport::Tls } else { Transport::Clear };
-        async move { gateway.handle(request, Caller { address: peer.address, transport }).await }
+        // Boxed, so that a connection that waits for a request does not hold the room for one, and nothing large is moved.
+        Box::pin(async move { gateway.handle(request, Caller { address: peer.address, transport }).await })
     })
 }
 

@@ -22,7 +22,7 @@ use crate::demo;
 use crate::domain::KeyNamespace;
 use crate::edge;
 use crate::fetch;
-use crate::gateway::{Books, Gateway, Keyring, Limiter, Settings};
+use crate::gateway::{Books, Cuts, Gateway, Keyring, Limiter, Settings};
 use crate::metrics::Metrics;
 use crate::signing::{KeyRing, SigningKey};
 use crate::store::embedded::EmbeddedStore;
@@ -151,14 +151,15 @@ async fn start(config: &Config) -> Result<Started, StartError> {
     let uses = Arc::downgrade(&limiter);
     coherence.recall_from(Box::new(move |partition| uses.upgrade().map(|limiter| limiter.recall(partition)).unwrap_or_default()));
     let namespace = KeyNamespace::parse(&config.keys.prefix).expect("config checks keys.prefix");
+    let keyring = Arc::new(Keyring::new(store.clone(), coherence.clone(), &metrics));
     let gateway = Arc::new(Gateway {
         namespace: namespace.clone(),
-        keyring: Arc::new(Keyring::new(store.clone(), coherence.clone(), &metrics)),
+        cuts: Cuts::new(keyring.clone()),
+        keyring,
         limiter,
         settings: ArcSwap::from_pointee(settings),
-        books: Arc::new(Books { spool: spool.clone(), metrics: metrics.clone() }),
+        books: Arc::new(Books::new(spool.clone(), metrics.clone())),
         tasks: tasks.clone(),
-        cut: CancellationToken::new(),
     });
     let admin = Arc::new(ArcSwap::from_pointee(admin::Settings::new(config, spool.replica().clone(), &tasks, None)?));
     let state = AdminState {

@@ -13,15 +13,15 @@ use uuid::Uuid;
 use super::entry::{self, BEGIN_BYTES_MAX, ENTRY_BYTES_MAX};
 use super::folder::{Folder, Identity, SpoolError};
 use super::keeper::Wake;
-use super::log::{Log, View};
+use super::log::{Begin, Log, View};
 use super::recover;
 use super::refusals::Refusals;
-use super::segment::{self, Place, Segment};
+use super::segment::{self, Segment};
 use super::spool::SpoolFull;
 use crate::clock;
 use crate::config;
-use crate::domain::{AuditRecord, Outcome, ReplicaId};
-use crate::metrics::Metrics;
+use crate::domain::{Action, AuditRecord, Field, Outcome, ReplicaId, WrittenRecord};
+use crate::metrics::{IntCounter, Metrics};
 use crate::mutants::{self, Mutant};
 use crate::tasks;
 
@@ -57,6 +57,8 @@ pub(super) struct Core {
     pub(super) ended: Notify,
     pub(super) shipped: watch::Sender<u64>,
     pub(super) metrics: Metrics,
+    /// The metric of the ordinary record: resolved once, because it is counted with each request.
+    allowed_uses: IntCounter,
 }
 
 impl Core {
@@ -85,6 +87,7 @@ impl Core {
             ended: Notify::new(),
             shipped: watch::Sender::new(0),
             metrics: metrics.clone(),
+            allowed_uses: metrics.audit_records.with_label_values(&[Action::Use.word(), Outcome::Allowed.word()]),
         };
         core.close_abandoned()?;
         Ok(core)
@@ -118,49 +121,64 @@ impl Core {
     /// Closes an open use of which only its BEGIN is known.
     fn close_unknown(&self, id: Uuid) -> io::Result<()> {
         let Some((file, begin)) = self.log.lock().begin_of(id) else { return Ok(()) };
-        let mut record: AuditRecord = serde_json::from_slice(&segment::read_payload(&file, begin.place, begin.bytes)?)?;
-        record.outcome = Outcome::Unknown;
+        let mut record = WrittenRecord::from_bytes(&segment::read_payload(&file, begin.place, begin.bytes)?);
+        record.push(Field::Outcome, Outcome::Unknown.word());
         self.finish(id, ENTRY_BYTES_MAX, &record);
+        self.announce(Action::Use, Outcome::Unknown);
         Ok(())
     }
 }
 
 /// What requests do.
 impl Core {
-    /// Writes a BEGIN and promises room for its END; answers the END's limit in bytes.
-    pub(super) fn begin(&self, record: &AuditRecord) -> Result<u32, SpoolFull> {
+    /// Appends a BEGIN and promises room for its END. It is to be [secured](Core::secure), or withdrawn.
+    pub(super) fn begin(&self, event: Uuid, known: &WrittenRecord) -> Result<Begin, SpoolFull> {
         if mutants::active(Mutant::NoBegin) {
-            return Ok(ENTRY_BYTES_MAX);
+            return Ok(Begin { end_bytes_max: ENTRY_BYTES_MAX, entry: 0 });
         }
-        let (limit, end) = entry::with_record(record, BEGIN_BYTES_MAX, |frame| {
+        entry::with_record(known, BEGIN_BYTES_MAX, |frame| {
             let mut log = self.log.lock();
             self.wait_for_room(&mut log, Log::price(frame))?;
-            let begun = log.begin(record.event_id, frame).map_err(|_| SpoolFull);
+            let begin = log.begin(event, frame).map_err(|_| SpoolFull);
             self.ask_for_spare(&log);
-            begun
-        })?;
-        if self.always && !tasks::blocking_here(|| self.sync_to(end)) {
-            self.log.lock().withdraw(record.event_id);
+            begin
+        })
+    }
+
+    /// Returns once a BEGIN outlives the process, and with `sync: always` the machine.
+    pub(super) fn secure(&self, event: Uuid, begin: Begin) -> Result<(), SpoolFull> {
+        {
+            let mut log = self.log.lock();
+            if !log.is_written(begin.entry) {
+                log.write().map_err(|_| SpoolFull)?;
+            }
+        }
+        if self.always && !tasks::blocking_here(|| self.sync_begin(event)) {
             return Err(SpoolFull);
         }
-        Ok(limit)
+        Ok(())
+    }
+
+    /// Closes a use that will not happen.
+    pub(super) fn withdraw(&self, event: Uuid) {
+        self.log.lock().withdraw(event);
     }
 
     /// Writes an END of at most `bytes_max`.
-    pub(super) fn finish(&self, id: Uuid, bytes_max: u32, record: &AuditRecord) {
+    pub(super) fn finish(&self, id: Uuid, bytes_max: u32, record: &WrittenRecord) {
         entry::with_record(record, bytes_max, |frame| {
             let mut log = self.log.lock();
             log.end(id, frame);
             self.ask_for_spare(&log);
         });
-        self.announce(record);
     }
 
     /// Closes a use that was dropped before it was finished.
-    pub(super) fn abandon(&self, id: Uuid) {
-        if let Err(error) = self.close_unknown(id) {
-            tracing::error!(%error, "the BEGIN of an abandoned use cannot be read; it is closed at the next start");
-        }
+    pub(super) fn abandon(&self, id: Uuid, known: &WrittenRecord) {
+        let mut record = known.clone();
+        record.push(Field::Outcome, Outcome::Unknown.word());
+        self.finish(id, ENTRY_BYTES_MAX, &record);
+        self.announce(Action::Use, Outcome::Unknown);
     }
 
     /// Writes or counts a refusal.
@@ -171,14 +189,14 @@ impl Core {
 
     /// Writes a refusal, or keeps it for later if there is no room.
     fn write_refusal(&self, record: AuditRecord) -> Result<(), SpoolFull> {
-        let written = entry::with_record(&record, ENTRY_BYTES_MAX, |frame| {
+        let written = entry::with_record(&WrittenRecord::from(&record), ENTRY_BYTES_MAX, |frame| {
             let mut log = self.log.lock();
             let written = log.end_unbegun(record.event_id, frame);
             self.ask_for_spare(&log);
             written
         });
         if written {
-            self.announce(&record);
+            self.announce(record.action, record.outcome);
             return Ok(());
         }
         self.refusals.lock().postpone(record, clock::boot_now()).map_err(|_| {
@@ -187,8 +205,12 @@ impl Core {
         })
     }
 
-    fn announce(&self, record: &AuditRecord) {
-        self.metrics.audit_records.with_label_values(&[record.action.to_string(), record.outcome.to_string()]).inc();
+    /// Counts a record that was written, and has it shipped.
+    pub(super) fn announce(&self, action: Action, outcome: Outcome) {
+        match (action, outcome) {
+            (Action::Use, Outcome::Allowed) => self.allowed_uses.inc(),
+            _ => self.metrics.audit_records.with_label_values(&[action.word(), outcome.word()]).inc(),
+        }
         self.ended.notify_one();
     }
 
@@ -341,15 +363,19 @@ impl Core {
         self.sync_written()
     }
 
-    /// Waits until everything before a place is on disk; one sync serves all who wait.
-    fn sync_to(&self, place: Place) -> bool {
+    /// Waits until a BEGIN is on disk; one sync serves all who wait.
+    fn sync_begin(&self, event: Uuid) -> bool {
         let _turn = self.syncing.lock();
-        let is_synced = self.log.lock().is_synced(place);
+        let is_synced = self.log.lock().is_begin_synced(event);
         is_synced || self.sync_written().is_ok()
     }
 
     fn sync_written(&self) -> io::Result<()> {
-        let unsynced = self.log.lock().unsynced();
+        let unsynced = {
+            let mut log = self.log.lock();
+            log.write()?;
+            log.unsynced()
+        };
         let synced = unsynced.into_iter().try_for_each(|view| self.sync_segment(&view));
         self.log.lock().failing = synced.is_err();
         synced
@@ -375,7 +401,7 @@ impl Core {
         segment::copy_entries(segment, &copy)?;
         self.folder.replace_segment(number)?;
         segment.file = std::sync::Arc::new(copy);
-        segment.synced = segment.written;
+        segment.synced = segment.written();
         segment.suspect = false;
         Ok(())
     }

@@ -10,16 +10,16 @@
 //!  synced    how much of this segment was known to be on disk when the entry was written
 //!  sequence  END: its own; OPEN and SKIP: the last one given out; else 0
 //!  id        BEGIN, END, WITHDRAWN: the record's event id; OPEN: the spool's id
-//!  payload   BEGIN and END: the record as JSON, without `sequence`
+//!  payload   BEGIN and END: the record as [`WrittenRecord`], without `sequence`
 //! ```
 //!
-//! After the last entry come the preallocation's zeros. JSON holds no zero byte, so no payload can look like an entry.
+//! After the last entry come the preallocation's zeros. Records hold no zero byte, so no payload can look like an entry.
 
 use std::cell::RefCell;
 
 use uuid::Uuid;
 
-use crate::domain::AuditRecord;
+use crate::domain::{AuditRecord, WrittenRecord};
 
 /// Bytes of a frame before its payload.
 pub(super) const HEAD_BYTES: u32 = 37;
@@ -114,10 +114,10 @@ impl Frame {
         &self.0
     }
 
-    fn set_payload(&mut self, record: &AuditRecord) {
+    fn set_payload(&mut self, record: &WrittenRecord) {
         self.0.clear();
         self.0.resize(HEAD, 0);
-        serde_json::to_writer(&mut self.0, record).expect("a record is text and numbers, and memory takes any of it");
+        self.0.extend_from_slice(record.bytes());
     }
 
     /// Cuts the long texts, least needed first, until the entry has at most `bytes_max`.
@@ -128,7 +128,7 @@ impl Frame {
                 return;
             }
             cut(text(&mut record), excess as usize);
-            self.set_payload(&record);
+            self.set_payload(&WrittenRecord::from(&record));
         }
     }
 }
@@ -164,11 +164,13 @@ thread_local! {
 }
 
 /// Encodes a record, cut to `bytes_max` where its texts are too long, and hands the frame to `work`.
-pub(super) fn with_record<T>(record: &AuditRecord, bytes_max: u32, work: impl FnOnce(&mut Frame) -> T) -> T {
+pub(super) fn with_record<T>(record: &WrittenRecord, bytes_max: u32, work: impl FnOnce(&mut Frame) -> T) -> T {
     let mut frame = Frame(BUFFER.take());
     frame.set_payload(record);
-    if frame.bytes() > bytes_max {
-        frame.cut_to(bytes_max, record.clone());
+    if frame.bytes() > bytes_max
+        && let Ok(whole) = record.read()
+    {
+        frame.cut_to(bytes_max, whole);
     }
     let result = work(&mut frame);
     BUFFER.replace(frame.0);
@@ -243,10 +245,10 @@ mod tests {
 
     #[test]
     fn an_entry_reads_back_and_every_flipped_bit_is_noticed() {
-        let bytes = with_record(&AuditRecord::example(5), ENTRY_BYTES_MAX, |frame| frame.seal(HEAD_OF_TEST).to_vec());
+        let bytes = with_record(&AuditRecord::example(5).into(), ENTRY_BYTES_MAX, |frame| frame.seal(HEAD_OF_TEST).to_vec());
         let Read::Entry(entry) = read(&bytes) else { panic!("unreadable") };
         assert_eq!((entry.head, entry.bytes as usize), (HEAD_OF_TEST, bytes.len()));
-        assert_eq!(serde_json::from_slice::<AuditRecord>(entry.payload).unwrap(), AuditRecord::example(5));
+        assert_eq!(WrittenRecord::from_bytes(entry.payload).read().unwrap(), AuditRecord::example(5));
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
@@ -269,10 +271,10 @@ mod tests {
         let mut record = AuditRecord::example(5);
         record.path = Some("/ü".repeat(60_000));
         record.reason = Some("r".repeat(100_000));
-        let bytes = with_record(&record, BEGIN_BYTES_MAX, |frame| frame.seal(HEAD_OF_TEST).to_vec());
+        let bytes = with_record(&WrittenRecord::from(&record), BEGIN_BYTES_MAX, |frame| frame.seal(HEAD_OF_TEST).to_vec());
         assert!(bytes.len() <= BEGIN_BYTES_MAX as usize, "{}", bytes.len());
         let Read::Entry(entry) = read(&bytes) else { panic!("unreadable") };
-        let read_back: AuditRecord = serde_json::from_slice(entry.payload).unwrap();
+        let read_back = WrittenRecord::from_bytes(entry.payload).read().unwrap();
         assert_eq!((read_back.event_id, read_back.host), (record.event_id, record.host));
         assert!(read_back.path.unwrap().ends_with('…'));
     }

@@ -2,6 +2,9 @@
 //!
 //! The rule of room: what is preallocated and still free is never less than what has been promised to the ENDs of open
 //! BEGINs. So `begin` may be refused, and `end` is not. Whoever needs more room asks the keeper for another spare.
+//!
+//! BEGINs are gathered, and whoever of them comes first to [`Log::write`] writes for all: under load one write serves
+//! many. An END waits for nobody: it goes with the BEGINs that are gathered, or is written at once where there are none.
 //! Writes happen under the lock, in order: sequences are dense in the file too, and a torn entry is always the last.
 
 use std::collections::{HashMap, VecDeque};
@@ -11,7 +14,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::entry::{END_GROWTH_BYTES, ENTRY_BYTES_MAX, Frame, HEAD_BYTES, Head, Kind};
+use super::entry::{self, END_GROWTH_BYTES, ENTRY_BYTES_MAX, Frame, HEAD_BYTES, Head, Kind, Read};
 use super::recover::OpenBegin;
 use super::segment::{self, Place, Segment};
 use crate::domain::Timestamp;
@@ -25,6 +28,15 @@ struct Begun {
     begin: OpenBegin,
     /// Bytes promised to its END.
     promised: u32,
+}
+
+/// A BEGIN that was appended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begin {
+    /// Most bytes of its END.
+    pub(super) end_bytes_max: u32,
+    /// Its number, for [`Log::is_written`].
+    pub(super) entry: u64,
 }
 
 /// An END that the disk did not take; the keeper tries again.
@@ -42,6 +54,13 @@ pub(super) struct Log {
     spares: VecDeque<Segment>,
     begun: HashMap<Uuid, Begun>,
     unwritten: VecDeque<Unwritten>,
+    /// Entries of a segment whose write failed, while there is no other segment for them.
+    stranded: Vec<u8>,
+    /// Somebody waits for a BEGIN to be written, and will see to it.
+    is_awaited: bool,
+    /// Entries ever appended, and how many of them are written.
+    appended: u64,
+    written: u64,
     last_sequence: u64,
     /// What the store said it holds; `None` until it was asked.
     shipped: Option<u64>,
@@ -86,6 +105,10 @@ impl Log {
             spares: VecDeque::new(),
             begun: HashMap::new(),
             unwritten: VecDeque::new(),
+            stranded: Vec::new(),
+            is_awaited: false,
+            appended: 0,
+            written: 0,
             last_sequence,
             shipped: None,
             lost: None,
@@ -121,20 +144,41 @@ impl Log {
         frame.bytes() * 2 + END_GROWTH_BYTES
     }
 
-    /// Writes a BEGIN, for which there [has to be room](Log::has_room); answers the END's limit and the place behind the entry.
-    pub(super) fn begin(&mut self, id: Uuid, frame: &mut Frame) -> io::Result<(u32, Place)> {
+    /// Appends a BEGIN, for which there [has to be room](Log::has_room). It is to be [written](Log::write).
+    pub(super) fn begin(&mut self, id: Uuid, frame: &mut Frame) -> io::Result<Begin> {
         let bytes = frame.bytes();
         let promised = bytes + END_GROWTH_BYTES;
         let place = self.append(Head { kind: Kind::Begin, synced: 0, sequence: 0, id }, frame)?;
         self.count_open(place.segment, 1);
         self.promised += u64::from(promised);
         self.begun.insert(id, Begun { begin: OpenBegin { place, bytes }, promised });
-        Ok((promised, Place { offset: place.offset + bytes, ..place }))
+        self.is_awaited = true;
+        Ok(Begin { end_bytes_max: promised, entry: self.appended })
+    }
+
+    /// Writes everything that was appended.
+    pub(super) fn write(&mut self) -> io::Result<()> {
+        self.is_awaited = false;
+        self.append_stranded()?;
+        while let Some(last) = self.held.back_mut() {
+            let Err(error) = last.write() else { break };
+            tracing::error!(segment = last.number, %error, "a write to the audit spool failed; going on in another segment");
+            self.stranded = last.close();
+            self.append_stranded()?;
+        }
+        self.written = self.appended;
+        Ok(())
+    }
+
+    /// Whether an entry is written.
+    pub(super) fn is_written(&self, entry: u64) -> bool {
+        self.written >= entry
     }
 
     /// Writes an END and gives it the next sequence; never fails for good, and keeps the order.
     pub(super) fn end(&mut self, id: Uuid, frame: &mut Frame) {
         let written = if self.unwritten.is_empty() { self.try_end(id, frame) } else { Err(io::ErrorKind::StorageFull.into()) };
+        self.write_unawaited();
         if let Err(error) = written {
             if self.unwritten.is_empty() {
                 tracing::error!(%error, "the audit spool cannot be written; records wait in memory");
@@ -145,7 +189,16 @@ impl Log {
 
     /// Writes an END without a BEGIN, if there is room.
     pub(super) fn end_unbegun(&mut self, id: Uuid, frame: &mut Frame) -> bool {
-        self.unwritten.is_empty() && self.has_room(frame.bytes()) && self.try_end(id, frame).is_ok()
+        let is_taken = self.unwritten.is_empty() && self.has_room(frame.bytes()) && self.try_end(id, frame).is_ok();
+        self.write_unawaited();
+        is_taken
+    }
+
+    /// Writes, unless somebody is about to. What the disk does not take now is tried again by the keeper.
+    fn write_unawaited(&mut self) {
+        if !self.is_awaited {
+            let _ = self.write();
+        }
     }
 
     /// Closes a BEGIN whose use did not happen. Should this fail, a crash would turn it into an `unknown` record.
@@ -154,6 +207,7 @@ impl Log {
             tracing::error!(%error, "a withdrawn use could not be marked in the audit spool");
         }
         self.settle(id);
+        let _ = self.write();
     }
 
     /// Tries again what the disk did not take.
@@ -163,11 +217,12 @@ impl Log {
                 return self.unwritten.push_front(next);
             }
         }
+        let _ = self.write();
     }
 
     /// Whether records wait in memory for the disk.
     pub(super) fn has_unwritten(&self) -> bool {
-        !self.unwritten.is_empty()
+        !self.unwritten.is_empty() || !self.stranded.is_empty()
     }
 
     /// Numbers on after a sequence that the store holds and this spool never gave out.
@@ -175,6 +230,7 @@ impl Log {
         if sequence > self.last_sequence {
             self.append(Head { kind: Kind::Skip, synced: 0, sequence, id: self.spool }, &mut Frame::bare())?;
             self.last_sequence = sequence;
+            self.write()?;
         }
         Ok(())
     }
@@ -213,30 +269,64 @@ impl Log {
         }
     }
 
-    /// Appends to the last segment, or to a spare if it does not fit or the disk refuses.
+    /// Appends to the last segment, or to a spare if it does not fit.
     fn append(&mut self, head: Head, frame: &mut Frame) -> io::Result<Place> {
-        if let Some(segment) = self.held.back_mut().filter(|segment| segment.room() >= frame.bytes()) {
-            match segment.append(head, frame) {
-                Ok(place) => return Ok(place),
-                Err(error) => {
-                    tracing::error!(segment = segment.number, %error, "a write to the audit spool failed; going on in another segment")
-                }
-            }
-            segment.close();
+        self.append_stranded()?;
+        if self.held.back().is_none_or(|segment| segment.room() < frame.bytes()) {
+            // Only the last segment gathers.
+            self.write()?;
+            self.roll(self.last_sequence)?;
         }
-        self.roll()?.append(head, frame)
+        let last = self.held.back_mut().ok_or(io::ErrorKind::StorageFull)?;
+        self.appended += 1;
+        Ok(last.append(head, frame))
     }
 
-    /// Makes the next spare the last segment.
-    fn roll(&mut self) -> io::Result<&mut Segment> {
+    /// Makes the next spare the last segment; its first entry says which sequence was the last before it.
+    fn roll(&mut self, before: u64) -> io::Result<()> {
         let mut next = self.spares.pop_front().ok_or(io::ErrorKind::StorageFull)?;
-        let head = Head { kind: Kind::Open, synced: 0, sequence: self.last_sequence, id: self.spool };
-        if let Err(error) = next.append(head, &mut Frame::bare()) {
+        next.append(Head { kind: Kind::Open, synced: 0, sequence: before, id: self.spool }, &mut Frame::bare());
+        if let Err(error) = next.write() {
+            next.forget_gathered();
             self.spares.push_front(next);
             return Err(error);
         }
         self.held.push_back(next);
-        self.held.back_mut().ok_or_else(|| io::ErrorKind::StorageFull.into())
+        Ok(())
+    }
+
+    /// Moves the entries of a segment whose write failed into a new one, where they get their places anew.
+    fn append_stranded(&mut self) -> io::Result<()> {
+        let mut rest = self.stranded.as_slice();
+        let mut entries = Vec::new();
+        while let Read::Entry(entry) = entry::read(rest) {
+            // A BEGIN that was withdrawn meanwhile is not needed any more.
+            if entry.head.kind != Kind::Begin || self.begun.contains_key(&entry.head.id) {
+                entries.push((entry.head, Frame::with_payload(entry.payload)));
+            }
+            rest = rest.get(entry.bytes as usize..).unwrap_or_default();
+        }
+        if entries.is_empty() {
+            self.stranded.clear();
+            return Ok(());
+        }
+        let first = entries.iter().find(|(head, _)| matches!(head.kind, Kind::End | Kind::Skip));
+        let before = first.map_or(self.last_sequence, |(head, _)| head.sequence.saturating_sub(1));
+        if let Some(closed) = self.held.back_mut() {
+            closed.last_sequence = closed.last_sequence.min(before);
+        }
+        self.roll(before)?;
+        self.stranded.clear();
+        for (head, mut frame) in entries {
+            let Some(last) = self.held.back_mut() else { break };
+            let place = last.append(head, &mut frame);
+            if let Some(begun) = self.begun.get_mut(&head.id).filter(|_| head.kind == Kind::Begin) {
+                let old = std::mem::replace(&mut begun.begin.place, place);
+                self.count_open(old.segment, -1);
+                self.count_open(place.segment, 1);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -313,8 +403,8 @@ impl Log {
 impl Log {
     /// The segments with entries that may not have reached the disk, in order.
     pub(super) fn unsynced(&self) -> Vec<View> {
-        let unsynced = self.held.iter().filter(|segment| segment.synced < segment.written);
-        unsynced.map(|segment| View::of(segment, segment.written)).collect()
+        let unsynced = self.held.iter().filter(|segment| segment.synced < segment.written());
+        unsynced.map(|segment| View::of(segment, segment.written())).collect()
     }
 
     /// So much of a segment has reached the disk.
@@ -324,9 +414,10 @@ impl Log {
         }
     }
 
-    /// Whether everything before a place has reached the disk.
-    pub(super) fn is_synced(&self, place: Place) -> bool {
-        self.segment(place.segment).is_none_or(|segment| segment.synced >= place.offset)
+    /// Whether the BEGIN of an open use has reached the disk.
+    pub(super) fn is_begin_synced(&self, id: Uuid) -> bool {
+        let Some(OpenBegin { place, bytes }) = self.begun.get(&id).map(|begun| begun.begin) else { return true };
+        self.segment(place.segment).is_none_or(|segment| segment.synced >= place.offset + bytes)
     }
 
     /// A segment by its number.
@@ -344,7 +435,7 @@ impl Log {
     pub(super) fn shippable(&self, number: u64) -> Option<(View, bool)> {
         let segment = self.segment(number)?;
         let is_last = self.held.back().is_some_and(|last| last.number == number);
-        Some((View::of(segment, segment.synced), !is_last && segment.synced == segment.written))
+        Some((View::of(segment, segment.synced), !is_last && segment.synced == segment.appended))
     }
 
     /// Where the first END after a sequence is to be looked for.
@@ -374,7 +465,7 @@ impl Log {
     /// Bytes behind the shipped ones.
     pub(super) fn unshipped_bytes(&self) -> u64 {
         let behind = self.held.iter().filter(|segment| segment.number >= self.shipped_to.segment);
-        let written: u64 = behind.map(|segment| u64::from(segment.written)).sum();
+        let written: u64 = behind.map(|segment| u64::from(segment.appended)).sum();
         written.saturating_sub(u64::from(self.shipped_to.offset))
     }
 

@@ -75,7 +75,9 @@ fn hold(folder: &Folder, found: &Found) -> io::Result<Segment> {
     file.set_len(u64::from(found.written))?;
     file.sync_all()?;
     let Found { number, written, before, last_sequence } = *found;
-    Ok(Segment { written, synced: written, before, last_sequence, ..Segment::empty(number, file, written) })
+    let mut segment = Segment::found(number, file, written);
+    (segment.before, segment.last_sequence) = (before, last_sequence);
+    Ok(segment)
 }
 
 /// What was found in one segment.
@@ -256,11 +258,11 @@ mod tests {
         let mut begun = Vec::new();
         for (step, event) in steps.iter().zip(1u128..) {
             match *step {
-                Step::Begin => begun.push((event, spool.begin(&AuditRecord::example(event)).unwrap())),
+                Step::Begin => begun.push((event, begin(&spool, &AuditRecord::example(event)).unwrap())),
                 Step::Finish(_) | Step::Drop(_) if begun.is_empty() => {}
                 Step::Finish(which) => {
                     let (event, ticket) = begun.swap_remove(which % begun.len());
-                    ticket.finish(AuditRecord::example(event));
+                    ticket.finish_as(AuditRecord::example(event));
                 }
                 Step::Drop(which) => drop(begun.swap_remove(which % begun.len())),
                 Step::Refuse => spool.refuse(refusal(event)).unwrap(),
@@ -359,7 +361,7 @@ mod tests {
             let (ended, open_uses) = outcome(&entries[..whole]);
 
             let spool = open(image.path(), MIB);
-            spool.begin(&AuditRecord::example(999)).unwrap().finish(AuditRecord::example(999));
+            begin(&spool, &AuditRecord::example(999)).unwrap().finish_as(AuditRecord::example(999));
             drop(spool);
             let records = closed(&open(image.path(), MIB));
             let told: Vec<Uuid> = records.iter().map(|record| record.event_id).collect();
@@ -376,8 +378,8 @@ mod tests {
     fn large_image(synced: bool) -> tempfile::TempDir {
         let home = tempfile::tempdir().unwrap();
         let spool = open(home.path(), 4 * MIB);
-        for event in 1..=1000 {
-            spool.begin(&AuditRecord::example(event)).unwrap().finish(AuditRecord::example(event));
+        for event in 1..=2000 {
+            begin(&spool, &AuditRecord::example(event)).unwrap().finish_as(AuditRecord::example(event));
             if synced && event % 50 == 0 {
                 spool.flush().unwrap();
             }

@@ -16,13 +16,14 @@ use uuid::Uuid;
 
 use super::closed::Cursor;
 use super::spool::Spool;
-use crate::domain::Sequence;
+use crate::domain::{Sequence, WrittenRecord};
 use crate::metrics::Metrics;
 use crate::store::{AuditBatch, Store, StoreError};
 use crate::tasks;
 
-/// After the first record of a batch, how long others are waited for; a sync and a transaction are paid per batch.
-const COLLECT: Duration = Duration::from_millis(20);
+/// After the first record of a batch, how long others are waited for; two syncs and a transaction are paid per batch, and
+/// nobody notices a record so much later.
+const COLLECT: Duration = Duration::from_millis(50);
 /// First and longest pause after a store's error.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -158,7 +159,7 @@ impl<'a> Shipper<'a> {
         if let Some(Sequence(up_to)) = batch.lost_up_to {
             self.spool.core.note_lost(from.sequence, up_to);
         }
-        self.spool.core.log.lock().oldest = batch.records.first().map(|first| first.time);
+        self.spool.core.log.lock().oldest = batch.records.first().and_then(WrittenRecord::time);
         let shipment = if batch.is_full() { Shipment::Full } else { Shipment::Some };
         let (records, lost_up_to, last) = (batch.records, batch.lost_up_to, batch.next.sequence);
         let sent = AuditBatch { spool: self.spool.id(), records, lost_up_to, age_max: self.age_max };
@@ -267,6 +268,7 @@ mod tests {
         fn take(&mut self, batch: AuditBatch) -> bool {
             self.mark = self.mark.max(batch.lost_up_to.map_or(0, |Sequence(lost)| lost));
             for record in batch.records {
+                let record = record.read().unwrap();
                 let sequence = record.sequence.unwrap().get();
                 if sequence > self.mark + 1 {
                     return false;
@@ -296,27 +298,27 @@ mod tests {
 
     fn use_it(spool: &Arc<Spool>, events: std::ops::RangeInclusive<u128>) {
         for event in events {
-            spool.begin(&AuditRecord::example(event)).unwrap().finish(AuditRecord::example(event));
+            begin(spool, &AuditRecord::example(event)).unwrap().finish_as(AuditRecord::example(event));
         }
     }
 
     #[tokio::test]
     async fn each_record_is_taken_once_and_in_order_whatever_becomes_of_the_answers() {
         let home = tempfile::tempdir().unwrap();
-        let spool = open(home.path(), 4 * MIB);
+        let spool = open(home.path(), 32 * MIB);
         let log = Log::default();
         use Answer::{Given, Lost, Refused};
         log.lock().answers.extend([Refused, Given, Lost, Lost, Given, Refused, Given, Given, Given, Lost, Refused, Refused, Given, Lost]);
         let mut shipper = shipper(&spool, &log);
-        use_it(&spool, 1..=1300);
+        use_it(&spool, 1..=10_000);
         let mut failures = 0;
         while shipper.ship_all().await.is_err() {
             failures += 1;
         }
         assert!(failures >= 4, "{failures}");
-        assert_eq!(events(&log.lock().records), (1..=1300).collect::<Vec<_>>());
-        assert_eq!(sequences(&log.lock().records), (1..=1300).collect::<Vec<_>>());
-        assert_eq!(shipper.metrics.audit_shipped.get(), 1300);
+        assert_eq!(events(&log.lock().records), (1..=10_000).collect::<Vec<_>>());
+        assert_eq!(sequences(&log.lock().records), (1..=10_000).collect::<Vec<_>>());
+        assert_eq!(shipper.metrics.audit_shipped.get(), 10_000);
         spool.shipped_everything().await;
         assert_eq!(spool.core.log.lock().unshipped_bytes(), 0);
     }
@@ -452,16 +454,16 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let spool = open(home.path(), MIB);
         let log = Log::default();
-        let long = spool.begin(&AuditRecord::example(1_000_000)).unwrap();
+        let long = begin(&spool, &AuditRecord::example(1_000_000)).unwrap();
         let mut event = 0;
         for _ in 0..6 {
-            while let Ok(ticket) = spool.begin(&AuditRecord::example(event)) {
-                ticket.finish(AuditRecord::example(event));
+            while let Ok(ticket) = begin(&spool, &AuditRecord::example(event)) {
+                ticket.finish_as(AuditRecord::example(event));
                 event += 1;
                 assert!(event < 100_000, "never full");
             }
             shipper(&spool, &log).ship_all().await.unwrap();
-            eventually("there is room again", || spool.begin(&AuditRecord::example(event)).is_ok());
+            eventually("there is room again", || begin(&spool, &AuditRecord::example(event)).is_ok());
             event += 1;
         }
         assert!(spool.core.log.lock().disk_bytes() <= MIB);
@@ -472,7 +474,7 @@ mod tests {
             assert_eq!(events(&at_restart).iter().filter(|event| **event == 1_000_000).count(), 1);
         }
 
-        long.finish(AuditRecord::example(1_000_000));
+        long.finish_as(AuditRecord::example(1_000_000));
         shipper(&spool, &log).ship_all().await.unwrap();
         let records = &log.lock().records;
         assert_eq!(sequences(records), (1..=records.len() as u64).collect::<Vec<_>>());
@@ -486,9 +488,9 @@ mod tests {
         let spool = open(home.path(), 4 * MIB);
         let log = Log::default();
         use_it(&spool, 1..=30);
-        let open_then = spool.begin(&AuditRecord::example(31)).unwrap();
+        let open_then = begin(&spool, &AuditRecord::example(31)).unwrap();
         shipper(&spool, &log).ship_all().await.unwrap();
-        open_then.finish(AuditRecord::example(31));
+        open_then.finish_as(AuditRecord::example(31));
         use_it(&spool, 32..=40);
         let image = unplugged(&spool, home.path());
 

@@ -13,8 +13,9 @@ use uuid::Uuid;
 use super::core::Core;
 use super::folder::SpoolError;
 use super::keeper::{self, Wake};
+use super::log::Begin;
 use crate::config;
-use crate::domain::{AuditRecord, ReplicaId, Sequence};
+use crate::domain::{Action, AuditRecord, Outcome, ReplicaId, Sequence, WrittenRecord};
 use crate::metrics::Metrics;
 use crate::tasks;
 
@@ -66,15 +67,25 @@ impl Spool {
         self.core.replica()
     }
 
-    /// Writes BEGIN and promises room for its END. `record` is what becomes of the use after a crash, with the outcome
-    /// `unknown`; its `event_id` must be this use's own. When this returns, the entry outlives the process, and with
-    /// `sync: always` the machine. Where it has to wait for the disk, the thread's other tasks do not wait with it.
+    /// Writes BEGIN and promises room for its END. `known` is what becomes of the use after a crash: a record without an
+    /// outcome, of this event alone. When this returns, the entry outlives the process, and with `sync: always` the
+    /// machine. Where it has to wait for the disk, the thread's other tasks do not wait with it. Dropped before that, it
+    /// leaves no record.
+    ///
+    /// All tasks that are about to begin at this moment are let do so first, so that one write serves them all.
     ///
     /// # Errors
     /// When there is no room or the disk fails; then nothing is recorded, and the use must not happen.
-    pub fn begin(self: &Arc<Self>, record: &AuditRecord) -> Result<Ticket, SpoolFull> {
-        let end_bytes_max = self.core.begin(record)?;
-        Ok(Ticket { spool: Arc::clone(self), id: record.event_id, end_bytes_max, finished: false })
+    pub async fn begin(self: &Arc<Self>, event: Uuid, known: WrittenRecord) -> Result<Ticket, SpoolFull> {
+        let opening = self.open_use(event, known)?;
+        tokio::task::yield_now().await;
+        opening.secure()
+    }
+
+    pub(super) fn open_use(self: &Arc<Self>, event: Uuid, known: WrittenRecord) -> Result<Opening, SpoolFull> {
+        let begin = self.core.begin(event, &known)?;
+        let ticket = Ticket { spool: Arc::clone(self), event, record: known, end_bytes_max: begin.end_bytes_max, state: State::Opening };
+        Ok(Opening { ticket, begin })
     }
 
     /// Records a refusal of a known key; alike ones (key, outcome, reason) within a second become one record with a
@@ -138,26 +149,54 @@ impl Drop for Spool {
 #[derive(Debug)]
 pub struct Ticket {
     spool: Arc<Spool>,
-    id: Uuid,
+    event: Uuid,
+    record: WrittenRecord,
     end_bytes_max: u32,
-    finished: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// Nothing happens before the BEGIN is written.
+    Opening,
+    Open,
+    Finished,
+}
+
+/// A BEGIN that may not be written yet; dropped, it is withdrawn.
+#[derive(Debug)]
+pub(super) struct Opening {
+    ticket: Ticket,
+    begin: Begin,
+}
+
+impl Opening {
+    /// Sees to it that the BEGIN is written.
+    pub(super) fn secure(mut self) -> Result<Ticket, SpoolFull> {
+        self.ticket.spool.core.secure(self.ticket.event, self.begin)?;
+        self.ticket.state = State::Open;
+        Ok(self.ticket)
+    }
 }
 
 impl Ticket {
-    /// Writes END. Waits for nothing but the page cache and never fails: its room was promised. Texts that outgrow the
-    /// promise (1 KiB more than BEGIN) are cut. The `event_id` is BEGIN's, the `sequence` the spool's.
-    pub fn finish(mut self, mut record: AuditRecord) {
-        record.event_id = self.id;
-        record.sequence = None;
-        self.spool.core.finish(self.id, self.end_bytes_max, &record);
-        self.finished = true;
+    /// Writes END, to which `tell` adds what was not known before: the outcome above all, whose word is `outcome`. Waits
+    /// for nothing but the page cache and never fails: its room was promised. Texts that outgrow the promise (1 KiB more
+    /// than BEGIN) are cut.
+    pub fn finish(mut self, outcome: Outcome, tell: impl FnOnce(&mut WrittenRecord)) {
+        tell(&mut self.record);
+        self.spool.core.finish(self.event, self.end_bytes_max, &self.record);
+        self.spool.core.announce(Action::Use, outcome);
+        self.state = State::Finished;
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if !self.finished {
-            self.spool.core.abandon(self.id);
+        match self.state {
+            State::Opening => self.spool.core.withdraw(self.event),
+            State::Open => self.spool.core.abandon(self.event, &self.record),
+            State::Finished => {}
         }
     }
 }
@@ -177,9 +216,9 @@ mod tests {
     fn each_use_leaves_one_record_in_the_order_of_the_ends() {
         let home = tempfile::tempdir().unwrap();
         let spool = open(home.path(), MIB);
-        let first = spool.begin(&use_of(1)).unwrap();
-        let second = spool.begin(&use_of(2)).unwrap();
-        second.finish(AuditRecord::example(2));
+        let first = begin(&spool, &use_of(1)).unwrap();
+        let second = begin(&spool, &use_of(2)).unwrap();
+        second.finish_as(AuditRecord::example(2));
         spool.refuse(refusal(3)).unwrap();
         drop(first);
         let records = closed(&spool);
@@ -194,8 +233,8 @@ mod tests {
     fn a_killed_process_leaves_its_open_uses_unknown_exactly_once() {
         let home = tempfile::tempdir().unwrap();
         let spool = open(home.path(), MIB);
-        let open_uses: Vec<_> = (1..=4).map(|event| spool.begin(&use_of(event)).unwrap()).collect();
-        spool.begin(&use_of(5)).unwrap().finish(AuditRecord::example(5));
+        let open_uses: Vec<_> = (1..=4).map(|event| begin(&spool, &use_of(event)).unwrap()).collect();
+        begin(&spool, &use_of(5)).unwrap().finish_as(AuditRecord::example(5));
         let image = killed(home.path());
         let id = open(image.path(), MIB).id();
         for _ in 0..3 {
@@ -214,7 +253,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let spool = open(home.path(), 4 * MIB);
         for event in 1..=1500 {
-            spool.begin(&use_of(event)).unwrap().finish(AuditRecord::example(event));
+            begin(&spool, &use_of(event)).unwrap().finish_as(AuditRecord::example(event));
         }
         let image = killed(home.path());
         let records = closed(&open(image.path(), 4 * MIB));
@@ -227,14 +266,14 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let spool = open(home.path(), MIB);
         let mut begun = Vec::new();
-        while let Ok(ticket) = spool.begin(&use_of(begun.len() as u128)) {
+        while let Ok(ticket) = begin(&spool, &use_of(begun.len() as u128)) {
             begun.push(ticket);
         }
         assert!(begun.len() > 100, "{}", begun.len());
         let uses = begun.len();
         for (event, ticket) in begun.into_iter().enumerate() {
             let reason = Some("r".repeat(2000));
-            ticket.finish(AuditRecord { reason, ..AuditRecord::example(event as u128) });
+            ticket.finish_as(AuditRecord { reason, ..AuditRecord::example(event as u128) });
         }
         assert!(!spool.core.log.lock().has_unwritten(), "every END had its room");
         assert!(spool.core.log.lock().disk_bytes() <= MIB);
@@ -246,13 +285,13 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let spool = open(home.path(), MIB);
         let mut begun = Vec::new();
-        while let Ok(ticket) = spool.begin(&use_of(begun.len() as u128)) {
+        while let Ok(ticket) = begin(&spool, &use_of(begun.len() as u128)) {
             begun.push(ticket);
         }
         for event in 10_000..10_050 {
             spool.refuse(AuditRecord { reason: None, ..refusal(event) }).unwrap();
         }
-        begun.into_iter().for_each(|ticket| ticket.finish(AuditRecord::example(1)));
+        begun.into_iter().for_each(|ticket| ticket.finish_as(AuditRecord::example(1)));
         spool.flush().unwrap();
         let refused = |record: &AuditRecord| matches!(record.outcome, Outcome::Refused(_));
         let count = |record: &AuditRecord| record.count.map_or(1, std::num::NonZeroU32::get);
@@ -293,10 +332,10 @@ mod tests {
                 let spool = &spool;
                 scope.spawn(move || {
                     for event in 0..20 {
-                        let ticket = spool.begin(&use_of(thread * 100 + event)).unwrap();
-                        let (_, begin) = spool.core.log.lock().begin_of(ticket.id).unwrap();
+                        let ticket = begin(spool, &use_of(thread * 100 + event)).unwrap();
+                        let (_, begin) = spool.core.log.lock().begin_of(ticket.event).unwrap();
                         assert!(spool.core.log.lock().segment(begin.place.segment).unwrap().synced > begin.place.offset);
-                        ticket.finish(AuditRecord::example(0));
+                        ticket.finish_as(AuditRecord::example(0));
                     }
                 });
             }
@@ -316,7 +355,7 @@ mod tests {
         let (waiting, saying) = (Arc::clone(&spool), tell.clone());
         tasks.spawn("a use", async move {
             saying.send("begins").unwrap();
-            drop(waiting.begin(&use_of(1)).unwrap());
+            drop(begin(&waiting, &use_of(1)).unwrap());
             saying.send("has begun").unwrap();
         });
         assert_eq!(told.recv_timeout(PATIENCE), Ok("begins"));
@@ -330,7 +369,7 @@ mod tests {
     fn a_segment_that_cannot_be_synced_is_replaced_by_a_new_file_with_the_same_entries() {
         let home = tempfile::tempdir().unwrap();
         let spool = open(home.path(), MIB);
-        let before = spool.begin(&use_of(1)).unwrap();
+        let before = begin(&spool, &use_of(1)).unwrap();
         let number = spool.core.log.lock().unsynced()[0].number;
         let inode = |path: &std::path::Path| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap());
         let path = home.path().join(format!("{number:020}.seg"));
@@ -339,8 +378,8 @@ mod tests {
         spool.flush().unwrap();
         assert_ne!(inode(&path), old);
         assert!(spool.core.log.lock().unsynced().is_empty());
-        before.finish(AuditRecord::example(1));
-        spool.begin(&use_of(2)).unwrap().finish(AuditRecord::example(2));
+        before.finish_as(AuditRecord::example(1));
+        begin(&spool, &use_of(2)).unwrap().finish_as(AuditRecord::example(2));
         let image = killed(home.path());
         assert_eq!(events(&closed(&open(image.path(), MIB))), [1, 2]);
     }
@@ -349,18 +388,18 @@ mod tests {
     fn while_the_disk_cannot_sync_nothing_begins_and_what_has_begun_ends() {
         let home = tempfile::tempdir().unwrap();
         let spool = open(home.path(), MIB);
-        let ticket = spool.begin(&use_of(1)).unwrap();
+        let ticket = begin(&spool, &use_of(1)).unwrap();
         let number = spool.core.log.lock().unsynced()[0].number;
         spool.core.log.lock().segment_mut(number).unwrap().suspect = true;
         // A folder in the replacement's place makes every replacement fail.
         let obstacle = home.path().join(format!("{number:020}.new"));
         std::fs::create_dir(&obstacle).unwrap();
         assert!(spool.flush().is_err());
-        assert_eq!(spool.begin(&use_of(2)).unwrap_err(), SpoolFull);
-        ticket.finish(AuditRecord::example(1));
+        assert_eq!(begin(&spool, &use_of(2)).unwrap_err(), SpoolFull);
+        ticket.finish_as(AuditRecord::example(1));
         std::fs::remove_dir(&obstacle).unwrap();
         spool.flush().unwrap();
-        drop(spool.begin(&use_of(3)).unwrap());
+        drop(begin(&spool, &use_of(3)).unwrap());
         assert_eq!(events(&closed(&spool)), [1, 3]);
     }
 
@@ -368,11 +407,11 @@ mod tests {
     fn a_use_that_could_not_be_synced_leaves_no_record() {
         let home = tempfile::tempdir().unwrap();
         let spool = open_with(home.path(), MIB, SpoolSync::Always);
-        drop(spool.begin(&use_of(1)).unwrap());
+        drop(begin(&spool, &use_of(1)).unwrap());
         let number = spool.core.log.lock().unsynced()[0].number;
         spool.core.log.lock().segment_mut(number).unwrap().suspect = true;
         std::fs::create_dir(home.path().join(format!("{number:020}.new"))).unwrap();
-        assert_eq!(spool.begin(&use_of(2)).unwrap_err(), SpoolFull);
+        assert_eq!(begin(&spool, &use_of(2)).unwrap_err(), SpoolFull);
         std::fs::remove_dir(home.path().join(format!("{number:020}.new"))).unwrap();
         let image = killed(home.path());
         assert_eq!(events(&closed(&open(image.path(), MIB))), [1]);

@@ -8,10 +8,10 @@ use tempfile::TempDir;
 
 use super::closed::Cursor;
 use super::segment::Place;
-use super::spool::Spool;
+use super::spool::{Spool, SpoolFull, Ticket};
 use crate::clock;
 use crate::config::{self, ByteCount, SpoolSync};
-use crate::domain::{AuditRecord, Outcome};
+use crate::domain::{AuditRecord, Field, Outcome, WrittenRecord};
 use crate::metrics::Metrics;
 
 pub(super) const MIB: u64 = 1024 * 1024;
@@ -27,6 +27,30 @@ pub(super) fn open_with(path: &Path, size_max: u64, sync: SpoolSync) -> Arc<Spoo
 
 pub(super) fn settings(path: &Path, size_max: u64, sync: SpoolSync) -> config::Spool {
     config::Spool { path: path.to_owned(), size_max: ByteCount(size_max), sync }
+}
+
+/// Begins the use that a record tells of.
+pub(super) fn begin(spool: &Arc<Spool>, record: &AuditRecord) -> Result<Ticket, SpoolFull> {
+    spool.open_use(record.event_id, up_to_outcome(record))?.secure()
+}
+
+/// What is known of a use before its end.
+fn up_to_outcome(record: &AuditRecord) -> WrittenRecord {
+    let mut known = WrittenRecord::new();
+    for (field, text) in WrittenRecord::from(record).fields().take_while(|(field, _)| *field != Field::Outcome) {
+        known.push(field, text);
+    }
+    known
+}
+
+impl Ticket {
+    /// Ends the use as a record tells it.
+    pub(super) fn finish_as(self, record: AuditRecord) {
+        self.finish(record.outcome, |known| {
+            let event = known.event_id();
+            *known = AuditRecord { event_id: event.expect("every record has one"), ..record }.into();
+        });
+    }
 }
 
 /// A refusal unlike every other, so that it is written at once.
@@ -71,7 +95,7 @@ pub(super) fn closed(spool: &Spool) -> Vec<AuditRecord> {
         if read.records.is_empty() {
             return records;
         }
-        records.extend(read.records);
+        records.extend(read.records.iter().map(|record| record.read().expect("a record")));
         cursor = read.next;
     }
 }

@@ -93,13 +93,20 @@ const CODES: &[super::Code] = &[
     "internal_error",
 ];
 
-impl fmt::Display for Action {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
+impl Action {
+    /// The contract's word.
+    pub const fn word(self) -> &'static str {
+        match self {
             Self::Create => "key.create",
             Self::Use => "key.use",
             Self::Revoke => "key.revoke",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.word())
     }
 }
 
@@ -116,13 +123,20 @@ impl FromStr for Action {
     }
 }
 
-impl fmt::Display for Outcome {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
+impl Outcome {
+    /// The contract's word.
+    pub const fn word(self) -> &'static str {
+        match self {
             Self::Allowed => "allowed",
             Self::Refused(code) => code,
             Self::Unknown => "unknown",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.word())
     }
 }
 
@@ -219,13 +233,7 @@ impl AuditRecord {
     /// How many permits of the key's window the recorded requests spent. An unknown end counts, because the
     /// request had been forwarded.
     pub fn permits_spent(&self) -> u32 {
-        let spends = self.action == Action::Use
-            && match self.outcome {
-                Outcome::Allowed | Outcome::Unknown => true,
-                // A route is looked for only once the request was counted; before that the reason tells.
-                Outcome::Refused(_) => self.route.is_some() || self.reason.as_deref().is_none_or(super::reason_spends_permit),
-            };
-        if spends { self.count.map_or(1, NonZeroU32::get) } else { 0 }
+        permits_spent(self.action, self.outcome, self.route.as_deref(), self.reason.as_deref(), self.count)
     }
 
     /// The record of something that succeeded with `key` at its creation time; the caller fills in what else it knows.
@@ -268,6 +276,17 @@ impl AuditRecord {
             count: None,
         }
     }
+}
+
+/// What [`AuditRecord::permits_spent`] says of a record with these fields.
+pub(super) fn permits_spent(action: Action, outcome: Outcome, route: Option<&str>, reason: Option<&str>, count: Option<NonZeroU32>) -> u32 {
+    let spends = action == Action::Use
+        && match outcome {
+            Outcome::Allowed | Outcome::Unknown => true,
+            // A route is looked for only once the request was counted; before that the reason tells.
+            Outcome::Refused(_) => route.is_some() || reason.is_none_or(super::reason_spends_permit),
+        };
+    if spends { count.map_or(1, NonZeroU32::get) } else { 0 }
 }
 
 /// A value as the text that `Display` writes and `FromStr` reads.

@@ -13,6 +13,7 @@ mod route;
 mod time;
 mod trace;
 pub mod window;
+mod written_record;
 
 pub use audit_record::{Action, AuditRecord, Outcome, ReplicaId, Sequence, UnknownWord};
 pub use firm::{FirmId, IdError, UserId};
@@ -23,3 +24,4 @@ pub use request_id::RequestId;
 pub use route::RouteId;
 pub use time::{BootInstant, Timestamp};
 pub use trace::is_traceparent;
+pub use written_record::{Field, Texts, Unreadable, WrittenRecord};

@@ -37,7 +37,9 @@ enum Place {
 impl HeadScan {
     /// Overwrites what must not be forgiven in the next piece of the head, and says whether more than the head has come.
     pub(super) fn scan(&mut self, piece: &mut [u8]) -> Rest {
-        for byte in piece {
+        let mut piece = piece;
+        while let Some((byte, rest)) = self.next_of_interest(piece) {
+            piece = rest;
             if self.place == Place::After {
                 return Rest::Begun;
             }
@@ -57,6 +59,15 @@ impl HeadScan {
             }
         }
         Rest::None
+    }
+
+    /// Nothing matters in the middle of a field line, so all up to its end is passed over at once.
+    fn next_of_interest<'a>(&mut self, piece: &'a mut [u8]) -> Option<(&'a mut u8, &'a mut [u8])> {
+        let passed = if self.place == Place::Line { memchr::memchr(b'\n', piece).unwrap_or(piece.len()) } else { 0 };
+        if let Some(last) = passed.checked_sub(1).and_then(|last| piece.get(last)) {
+            self.last = *last;
+        }
+        piece.get_mut(passed..)?.split_first_mut()
     }
 }
 

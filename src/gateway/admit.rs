@@ -33,7 +33,7 @@ impl Principal {
 
     /// Where the key's firm lives.
     pub fn place(&self) -> (FirmTag, Partition) {
-        (FirmTag::of(&self.key.record.firm_id), self.key.partition)
+        (self.key.tag, self.key.partition)
     }
 
     /// The firm that the request acts for (K10).

@@ -4,20 +4,19 @@
 //! and then the caller sees a broken message, never one that ends as if it were whole.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 
+use super::cuts::{Cut, Cuts};
 use super::exchange::Exchange;
 use super::forward::UpstreamBody;
 
 /// Why a body broke off; hyper closes the connection or resets the stream.
 pub type BodyFault = Box<dyn std::error::Error + Send + Sync>;
-
-/// Ends when the answer must not go on, with the reason: `key_revoked`, `replica_incoherent` or `draining`.
-pub type Cut = Pin<Box<dyn Future<Output = &'static str> + Send>>;
 
 /// What the gateway hands to the edge.
 pub enum AnswerBody {
@@ -31,7 +30,9 @@ pub enum AnswerBody {
 pub struct PassedOn {
     body: UpstreamBody,
     exchange: Exchange,
-    cut: Cut,
+    cuts: Arc<Cuts>,
+    /// Made when the answer does not come at once, which small ones do.
+    cut: Option<Cut>,
     /// Why the body broke off, held back for one turn.
     fault: Option<BodyFault>,
 }
@@ -55,11 +56,11 @@ impl AnswerBody {
     }
 
     /// An upstream's answer.
-    pub fn upstream(body: UpstreamBody, mut exchange: Exchange, cut: Cut) -> Self {
+    pub fn upstream(body: UpstreamBody, mut exchange: Exchange, cuts: Arc<Cuts>) -> Self {
         if body.is_end_stream() {
             exchange.complete();
         }
-        Self::Upstream(PassedOn { body, exchange, cut, fault: None })
+        Self::Upstream(PassedOn { body, exchange, cuts, cut: None, fault: None })
     }
 }
 
@@ -94,11 +95,19 @@ impl PassedOn {
         if let Some(fault) = self.fault.take() {
             return Poll::Ready(Some(Err(fault)));
         }
-        if let Poll::Ready(reason) = self.cut.as_mut().poll(context) {
+        if let Poll::Ready(reason) = self.poll_cut(context) {
             self.exchange.cut_short(reason);
             return self.break_off(reason.into(), context);
         }
-        match std::task::ready!(Pin::new(&mut self.body).poll_frame(context)) {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if self.cut.is_none() && !self.body.is_end_stream() {
+            self.cut = Some(self.cuts.of(&self.exchange));
+            // What is here already goes first; the next turn asks whether anything may follow.
+            if polled.is_pending() {
+                context.waker().wake_by_ref();
+            }
+        }
+        match std::task::ready!(polled) {
             Some(Ok(frame)) => {
                 self.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
                 if self.body.is_end_stream() {
@@ -115,6 +124,10 @@ impl PassedOn {
                 Poll::Ready(None)
             }
         }
+    }
+
+    fn poll_cut(&mut self, context: &mut Context<'_>) -> Poll<&'static str> {
+        self.cut.as_mut().map_or(Poll::Pending, |cut| cut.as_mut().poll(context))
     }
 
     /// hyper throws away what it has buffered when a body fails, and flushes when a body has nothing at the moment. So

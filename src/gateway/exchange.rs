@@ -5,6 +5,7 @@
 //! synchronous and bounded: one entry in the spool, whose room was reserved, and a few counters. Requests without a
 //! known key leave metrics and a log line; those with one also leave a record (K16).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -12,8 +13,10 @@ use http::{HeaderValue, Method, StatusCode, header};
 
 use crate::audit::{Spool, Ticket};
 use crate::clock;
-use crate::domain::{Action, AuditRecord, BootInstant, KeyRecord, Outcome, Rejection, RequestId, RouteId, Timestamp, is_traceparent};
-use crate::metrics::Metrics;
+use crate::domain::{
+    Action, AuditRecord, BootInstant, Field, KeyRecord, Outcome, Rejection, RequestId, Timestamp, WrittenRecord, is_traceparent,
+};
+use crate::metrics::{Metrics, RouteMetrics};
 
 use super::client_address::ClientAddress;
 use super::forward::{Meter, Share, TunnelEnd, TunnelOutcome};
@@ -44,7 +47,7 @@ pub struct Exchange {
     meter: Arc<Meter>,
     /// Whom the record is about; absent until the key is known.
     key: Option<Arc<CachedKey>>,
-    route: Option<(RouteId, Option<Arc<str>>)>,
+    route: Option<Arc<Route>>,
     share: Option<Share>,
     ticket: Option<Ticket>,
     allowance: Option<Standing>,
@@ -68,12 +71,21 @@ impl<'a> Begun<'a> {
 }
 
 /// Where an exchange is written down.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Books {
     /// The spool.
     pub spool: Arc<Spool>,
     /// The counters.
     pub metrics: Metrics,
+    /// Where requests are counted that no route matched.
+    no_route: RouteMetrics,
+}
+
+impl Books {
+    /// The books of one process.
+    pub fn new(spool: Arc<Spool>, metrics: Metrics) -> Self {
+        Self { no_route: metrics.of_route(NO_ROUTE), spool, metrics }
+    }
 }
 
 impl Exchange {
@@ -153,8 +165,8 @@ impl Exchange {
     }
 
     /// Notes which route decides, for records and metrics of refusals too.
-    pub fn follow(&mut self, route: &Route) {
-        self.route = Some((route.id().clone(), route.upstream_name().cloned()));
+    pub fn follow(&mut self, route: &Arc<Route>) {
+        self.route = Some(route.clone());
     }
 
     /// Keeps the firm's share of the upstream for as long as the request lasts.
@@ -166,9 +178,9 @@ impl Exchange {
     ///
     /// # Errors
     /// [`Rejection::AuditUnavailable`]: what cannot be recorded must not happen.
-    pub fn begin(&mut self, grant: &Grant) -> Result<Begun<'_>, Rejection> {
-        let record = self.record(grant.principal().record(), Outcome::Unknown);
-        self.ticket = Some(self.books.spool.begin(&record).map_err(|_| Rejection::AuditUnavailable)?);
+    pub async fn begin(&mut self, grant: &Grant) -> Result<Begun<'_>, Rejection> {
+        let known = self.known(grant.principal().record());
+        self.ticket = Some(self.books.spool.begin(self.request.uuid(), known).await.map_err(|_| Rejection::AuditUnavailable)?);
         self.books.metrics.added_duration.observe(clock::boot_now().since(self.began).as_secs_f64());
         Ok(Begun(self))
     }
@@ -234,17 +246,53 @@ impl Exchange {
             time: self.decided,
             outcome,
             client_ip: Some(self.client.ip.to_string()),
-            user_agent: self.user_agent.as_ref().map(printable),
+            user_agent: self.user_agent.as_ref().map(|value| printable(value).into_owned()),
             request_id: Some(self.request.to_string()),
-            traceparent: self.traceparent.as_ref().map(printable),
+            traceparent: self.traceparent.as_ref().map(|value| printable(value).into_owned()),
             method: Some(cut(self.method.as_str(), RECORDED_TEXT_BYTES_MAX).to_owned()),
             host: self.host.as_deref().map(str::to_owned),
             path: self.path.as_deref().map(str::to_owned),
-            route: self.route.as_ref().map(|(route, _)| route.as_str().to_owned()),
-            upstream: self.route.as_ref().and_then(|(_, upstream)| upstream.as_deref()).map(str::to_owned),
+            route: self.route.as_ref().map(|route| route.id().as_str().to_owned()),
+            upstream: self.route.as_ref().and_then(|route| route.upstream_name()).map(|name| name.as_ref().to_owned()),
             status: self.status.map(|status| status.as_u16()),
             ..AuditRecord::of_key(Action::Use, key, &actor, self.request.uuid(), self.books.spool.replica().clone())
         }
+    }
+
+    /// The record as far as it is known before the request is forwarded: all but its end.
+    fn known(&self, key: &KeyRecord) -> WrittenRecord {
+        let mut known = WrittenRecord::new();
+        known.push_uuid(Field::EventId, self.request.uuid());
+        known.push_time(self.decided);
+        known.push(Field::Action, Action::Use.word());
+        known.push(Field::FirmId, key.firm_id.as_str());
+        known.push_uuid(Field::KeyId, key.id.uuid());
+        known.push(Field::KeyName, key.name.as_str());
+        known.push(Field::KeyPrefix, &key.prefix);
+        known.push_uuid(Field::Actor, key.id.uuid());
+        known.push_shown(Field::ClientIp, &self.client.ip);
+        if let Some(user_agent) = &self.user_agent {
+            known.push(Field::UserAgent, &printable(user_agent));
+        }
+        known.push_uuid(Field::RequestId, self.request.uuid());
+        if let Some(traceparent) = &self.traceparent {
+            known.push(Field::Traceparent, &printable(traceparent));
+        }
+        known.push(Field::Method, cut(self.method.as_str(), RECORDED_TEXT_BYTES_MAX));
+        if let Some(host) = &self.host {
+            known.push(Field::Host, host);
+        }
+        if let Some(path) = &self.path {
+            known.push(Field::Path, path);
+        }
+        if let Some(route) = &self.route {
+            known.push(Field::Route, route.id().as_str());
+            if let Some(upstream) = route.upstream_name() {
+                known.push(Field::Upstream, upstream);
+            }
+        }
+        known.push(Field::Replica, self.books.spool.replica().as_str());
+        known
     }
 
     fn close(&mut self) {
@@ -252,15 +300,33 @@ impl Exchange {
         let (outcome, reason) = self.outcome();
         self.show(outcome, took.as_secs_f64());
         let Some(key) = self.key.take() else { return };
-        let mut record = self.record(&key.record, outcome);
-        record.request_bytes = Some(self.meter.request_bytes().saturating_add(self.tunnelled_up));
-        record.response_bytes = Some(self.response_bytes);
-        record.duration_us = Some(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
-        record.reason = reason.map(str::to_owned);
+        let request_bytes = self.meter.request_bytes().saturating_add(self.tunnelled_up);
+        let duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         match self.ticket.take() {
-            Some(ticket) => ticket.finish(record),
+            Some(ticket) => ticket.finish(outcome, |record| {
+                record.push(Field::Outcome, outcome.word());
+                if let Some(status) = self.status {
+                    record.push_number(Field::Status, u64::from(status.as_u16()));
+                }
+                record.push_number(Field::RequestBytes, request_bytes);
+                record.push_number(Field::ResponseBytes, self.response_bytes);
+                record.push_number(Field::DurationUs, duration_us);
+                if let Some(reason) = reason {
+                    record.push(Field::Reason, reason);
+                }
+            }),
             // Refused before it was begun: room was not reserved, but the spool keeps counting what it cannot write.
-            None if matches!(outcome, Outcome::Refused(_)) => drop(self.books.spool.refuse(record)),
+            None if matches!(outcome, Outcome::Refused(_)) => {
+                let record = AuditRecord {
+                    request_bytes: Some(request_bytes),
+                    response_bytes: Some(self.response_bytes),
+                    duration_us: Some(duration_us),
+                    reason: reason.map(str::to_owned),
+                    ..self.record(&key.record, outcome)
+                };
+                // What finds no room is counted where that happens.
+                let _ = self.books.spool.refuse(record);
+            }
             // The client went away before anything was decided: nothing happened that a record could tell.
             None => {}
         }
@@ -269,14 +335,8 @@ impl Exchange {
     fn show(&self, outcome: Outcome, seconds: f64) {
         let metrics = &self.books.metrics;
         metrics.requests_in_flight.dec();
-        let route = self.route.as_ref().map_or(NO_ROUTE, |(route, _)| route.as_str());
-        let word = match outcome {
-            Outcome::Allowed => "allowed",
-            Outcome::Refused(code) => code,
-            Outcome::Unknown => "unknown",
-        };
-        metrics.requests.with_label_values(&[route, word, status_class(self.status)]).inc();
-        metrics.request_duration.with_label_values(&[route]).observe(seconds);
+        let counted = self.route.as_ref().map_or(&self.books.no_route, |route| route.metrics());
+        counted.count(outcome.word(), self.status.map(|status| status.as_u16()), seconds);
     }
 }
 
@@ -286,21 +346,16 @@ impl Drop for Exchange {
     }
 }
 
-fn status_class(status: Option<StatusCode>) -> &'static str {
-    match status.map(|status| status.as_u16() / 100) {
-        Some(1) => "1xx",
-        Some(2) => "2xx",
-        Some(3) => "3xx",
-        Some(4) => "4xx",
-        Some(5) => "5xx",
-        _ => "none",
-    }
-}
-
 /// A header value as printable text: what is not ASCII is escaped, and it is cut.
-fn printable(value: &HeaderValue) -> String {
+fn printable(value: &HeaderValue) -> Cow<'_, str> {
+    if let Ok(text) = value.to_str()
+        && text.len() <= RECORDED_TEXT_BYTES_MAX
+        && !text.contains(['\\', '\t'])
+    {
+        return Cow::Borrowed(text);
+    }
     let text: String = value.as_bytes().iter().flat_map(|byte| byte.escape_ascii()).map(char::from).take(RECORDED_TEXT_BYTES_MAX).collect();
-    text.replace("\\\"", "\"").replace("\\'", "'")
+    Cow::Owned(text.replace("\\\"", "\"").replace("\\'", "'"))
 }
 
 fn cut(text: &str, bytes_max: usize) -> &str {

@@ -15,7 +15,6 @@ use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::domain::{KeyNamespace, Rejection, RequestId};
@@ -23,8 +22,9 @@ use crate::metrics::Metrics;
 use crate::mutants::{self, Mutant};
 use crate::tasks::Tasks;
 
-use super::answer::{AnswerBody, Cut};
+use super::answer::AnswerBody;
 use super::client_address::ClientAddress;
+use super::cuts::Cuts;
 use super::exchange::{Books, Exchange};
 use super::forward::{self, Failure, Forwarded, Forwarding, Tunnel};
 use super::limit::Limiter;
@@ -47,8 +47,8 @@ pub struct Gateway {
     pub books: Arc<Books>,
     /// Runs tunnels.
     pub tasks: Tasks,
-    /// Fires when draining has taken too long.
-    pub cut: CancellationToken,
+    /// What ends an answer in the middle.
+    pub cuts: Arc<Cuts>,
 }
 
 impl Gateway {
@@ -78,7 +78,7 @@ impl Gateway {
         let grant = route.grant(&principal, allowance, &target)?; // 403
         let assertion = settings.signer.assert(&grant, exchange.request(), &parts.method);
         exchange.hold(grant.share()?); // 503 when the firm has its share of the upstream
-        let begun = exchange.begin(&grant)?; // 503 when it cannot be audited
+        let begun = exchange.begin(&grant).await?; // 503 when it cannot be audited
         let forwarding = Forwarding::new(&grant, &target, assertion, begun, declared, settings.request_body_max);
         let request = Request::from_parts(parts, body.take().expect("a request is sent once"));
         tokio::select! {
@@ -96,11 +96,13 @@ impl Gateway {
         let (parts, body) = request.into_parts();
         let mut exchange = Exchange::open(&parts, client, &self.books);
         let mut unread = Some(body);
-        let line = self.decide_and_forward(&settings, parts, &mut unread, &mut exchange);
         let decided = tokio::select! {
             biased;
-            decided = AssertUnwindSafe(line).catch_unwind() => decided.unwrap_or_else(|_| Err(panicked().into())),
-            () = self.cut.cancelled() => Err(Rejection::Draining.into()),
+            // Made in its place: a future that is moved takes its size twice, for as long as the request lasts.
+            decided = AssertUnwindSafe(self.decide_and_forward(&settings, parts, &mut unread, &mut exchange)).catch_unwind() => {
+                decided.unwrap_or_else(|_| Err(panicked().into()))
+            }
+            () = self.cuts.drained() => Err(Rejection::Draining.into()),
         };
         match decided {
             Ok(Forwarded::Answer(answer)) => self.pass_on(answer, exchange),
@@ -120,39 +122,20 @@ impl Gateway {
         exchange.answer(answer.status());
         let (mut parts, body) = answer.into_parts();
         decorate(&mut parts.headers, &exchange);
-        let cut = self.cut_reason(&exchange);
-        Response::from_parts(parts, AnswerBody::upstream(body, exchange, cut))
+        Response::from_parts(parts, AnswerBody::upstream(body, exchange, self.cuts.clone()))
     }
 
     fn open_tunnel(&self, answer: Response<()>, tunnel: Tunnel, mut exchange: Exchange) -> Response<AnswerBody> {
         exchange.answer(answer.status());
         let (mut parts, ()) = answer.into_parts();
         decorate(&mut parts.headers, &exchange);
-        let mut cut = self.cut_reason(&exchange);
+        let mut cut = self.cuts.of(&exchange);
         self.tasks.spawn("tunnel", async move {
             let mut reason = None;
             let end = tunnel.run(async { reason = Some(cut.as_mut().await) }).await;
             exchange.tunnelled(end, reason);
         });
         Response::from_parts(parts, AnswerBody::elsewhere())
-    }
-
-    /// Waits for what ends an answer or a tunnel in the middle: its key is revoked, this replica can no longer tell
-    /// whether it is, or the drain has taken too long.
-    fn cut_reason(&self, exchange: &Exchange) -> Cut {
-        let (keyring, drained, key) = (self.keyring.clone(), self.cut.clone(), exchange.key().cloned());
-        Box::pin(async move {
-            let ended = async {
-                match key {
-                    Some(key) => keyring.end_of(&key).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                end = ended => admit::ended(end).consequence().reason,
-                () = drained.cancelled() => "draining",
-            }
-        })
     }
 }
 
@@ -192,4 +175,20 @@ pub fn refuse_unparsed(rejection: &Rejection, client: IpAddr, metrics: &Metrics)
     metrics.rejections.with_label_values(&[reason]).inc();
     tracing::debug!(request_id = %request, %client, reason, "refused before it was a request");
     respond::refuse(rejection, request, Leftover::Body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_bytes<F>(_: impl FnOnce(&'static Gateway, Request<Incoming>, Caller) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It is moved more than once on its way, and it is the memory of a request in flight.
+    #[test]
+    fn the_future_of_a_request_is_small() {
+        let bytes = future_bytes(|gateway, request, caller| gateway.handle(request, caller));
+        assert!(bytes <= 7 * 1024, "{bytes} bytes");
+    }
 }

@@ -20,11 +20,13 @@ mod forward;
 mod answer;
 mod respond;
 mod linger;
+mod cuts;
 
 use std::net::SocketAddr;
 
 pub use answer::AnswerBody;
 pub use client_address::Transport;
+pub use cuts::Cuts;
 pub use exchange::Books;
 pub use forward::Forwarder;
 pub use handle::{Gateway, refuse_unparsed};

@@ -11,6 +11,7 @@ use http::uri::PathAndQuery;
 
 use crate::config;
 use crate::domain::{Rejection, RouteId};
+use crate::metrics::{Metrics, RouteMetrics};
 
 use super::admit::Principal;
 use super::forward::{Forwarder, Share, Upstream, Websocket};
@@ -20,13 +21,14 @@ use super::target::Target;
 /// All routes, compiled.
 #[derive(Debug)]
 pub struct Policy {
-    routes: Vec<Route>,
+    routes: Vec<Arc<Route>>,
 }
 
 /// One rule.
 #[derive(Debug)]
 pub struct Route {
     id: RouteId,
+    metrics: RouteMetrics,
     host: Option<Box<str>>,
     pattern: Pattern,
     methods: Option<Vec<Method>>,
@@ -112,8 +114,13 @@ impl Policy {
     ///
     /// # Errors
     /// [`RouteError`] for what `config` should have refused.
-    pub fn new(routes: &[config::Route], assertion: &config::Assertion, forwarder: &Forwarder) -> Result<Self, RouteError> {
-        let compile = |route| Route::compile(route, assertion, forwarder);
+    pub fn new(
+        routes: &[config::Route],
+        assertion: &config::Assertion,
+        forwarder: &Forwarder,
+        metrics: &Metrics,
+    ) -> Result<Self, RouteError> {
+        let compile = |route| Route::compile(route, assertion, forwarder, metrics).map(Arc::new);
         Ok(Self { routes: routes.iter().map(compile).collect::<Result<_, _>>()? })
     }
 
@@ -121,7 +128,7 @@ impl Policy {
     ///
     /// # Errors
     /// [`Rejection::RouteUnknown`].
-    pub fn route(&self, target: &Target, method: &Method) -> Result<&Route, Rejection> {
+    pub fn route(&self, target: &Target, method: &Method) -> Result<&Arc<Route>, Rejection> {
         self.routes.iter().find(|route| route.matches(target, method)).ok_or(Rejection::RouteUnknown)
     }
 }
@@ -130,6 +137,11 @@ impl Route {
     /// The name that records and metrics know it by.
     pub fn id(&self) -> &RouteId {
         &self.id
+    }
+
+    /// Where its requests are counted.
+    pub fn metrics(&self) -> &RouteMetrics {
+        &self.metrics
     }
 
     /// The upstream it leads to, if it leads anywhere.
@@ -167,11 +179,13 @@ impl Route {
         })
     }
 
-    fn compile(route: &config::Route, assertion: &config::Assertion, forwarder: &Forwarder) -> Result<Self, RouteError> {
+    fn compile(route: &config::Route, assertion: &config::Assertion, forwarder: &Forwarder, metrics: &Metrics) -> Result<Self, RouteError> {
         let wrong = |what: &str| RouteError(route.path.clone(), what.to_owned());
         let methods = route.methods.as_ref().map(|names| names.iter().map(|name| name.parse()).collect::<Result<Vec<Method>, _>>());
+        let id = RouteId::new(route.name.as_deref().unwrap_or(&route.path));
         Ok(Self {
-            id: RouteId::new(route.name.as_deref().unwrap_or(&route.path)),
+            metrics: metrics.of_route(id.as_str()),
+            id,
             host: route.host.as_ref().map(|host| host.to_ascii_lowercase().into()),
             pattern: Pattern::compile(&route.path),
             methods: methods.transpose().map_err(|_| wrong("a method is not a token"))?,

@@ -58,7 +58,7 @@ impl Settings {
         previous: Option<&Self>,
     ) -> Result<Self, SettingsError> {
         let forwarder = Forwarder::new(&config.upstreams, tasks, metrics, previous.map(|settings| &settings.forwarder))?;
-        let policy = Policy::new(&config.routes, &config.assertion, &forwarder)?;
+        let policy = Policy::new(&config.routes, &config.assertion, &forwarder, metrics)?;
         let header = HeaderName::try_from(&config.assertion.header).map_err(|_| SettingsError::Header(config.assertion.header.clone()))?;
         let signer = Signer::new(keys, header, config.assertion.issuer.clone(), config.assertion.lifetime);
         Ok(Self {

@@ -153,8 +153,12 @@ pub fn headers_too_large() -> Rejection {
 /// dashes for one, as CGI-like environments do. Borrowed where nothing changes, which is nearly always.
 pub(super) fn squeezed(name: &HeaderName) -> Cow<'_, str> {
     let name = name.as_str();
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    if name.bytes().all(is_plain) && !name.contains("--") {
+    let mut last = 0;
+    let is_plain = |byte: u8| {
+        let follows_dash = std::mem::replace(&mut last, byte) == b'-';
+        byte.is_ascii_alphanumeric() || (byte == b'-' && !follows_dash)
+    };
+    if name.bytes().all(is_plain) {
         return Cow::Borrowed(name);
     }
     let mut squeezed = String::with_capacity(name.len());

@@ -118,6 +118,7 @@ promises! {
     every_partition_has_its_own_epoch_and_firms_stay_in_theirs
     pages_have_no_gap_and_no_repeat_while_the_log_grows
     filters_select_exactly
+    records_whose_times_are_mixed_are_told_newest_first_and_once
     followers_miss_no_late_record
     old_records_are_trimmed
     uses_are_told_of_keys
@@ -356,8 +357,12 @@ pub(super) fn uses_of_nine_firms(sequences: RangeInclusive<u64>) -> Vec<AuditRec
     records
 }
 
+pub(super) fn written(records: Vec<AuditRecord>) -> Vec<WrittenRecord> {
+    records.into_iter().map(WrittenRecord::from).collect()
+}
+
 pub(super) async fn ship(store: &Arc<dyn Store>, spool: Uuid, records: Vec<AuditRecord>) -> Result<Sequence, StoreError> {
-    store.ship(AuditBatch { spool, records, lost_up_to: None, age_max: None }).await
+    store.ship(AuditBatch { spool, records: written(records), lost_up_to: None, age_max: None }).await
 }
 
 pub(super) fn all(firm_id: &str) -> ActivityQuery {
@@ -400,7 +405,7 @@ async fn a_hole_is_passed_over_only_where_the_spool_says_that_it_lost_the_record
     let store = subject.open();
     let spool = Uuid::from_u128(7);
     let ship_behind = async |lost: u64, records| {
-        let batch = AuditBatch { spool, records, lost_up_to: Some(Sequence(lost)), age_max: None };
+        let batch = AuditBatch { spool, records: written(records), lost_up_to: Some(Sequence(lost)), age_max: None };
         store.ship(batch).await
     };
     assert_eq!(ship(&store, spool, uses_of_nine_firms(1..=10)).await.unwrap(), Sequence(10));
@@ -500,6 +505,55 @@ async fn filters_select_exactly(subject: &Subject) {
     assert_eq!(number(ActivityQuery { since: until, until: since, ..all("firm-1") }).await, 0);
     let order = ActivityOrder::NewestFirst { after: Some(ActivityPlace { time: records[9].time, event: records[9].event_id }) };
     assert_eq!(number(ActivityQuery { order, ..between }).await, 5, "the cursor and the filters together");
+}
+
+/// Times that go back and forth within seconds and often meet, as those of slow and quick requests do.
+async fn records_whose_times_are_mixed_are_told_newest_first_and_once(subject: &Subject) {
+    let store = subject.open();
+    let mut records = uses(1..=300);
+    for (number, record) in (1_u64..).zip(&mut records) {
+        record.time = record.time.plus(Duration::from_millis(number * 7_919 % 2_003 / 40 * 40));
+        record.key_id = KeyId::new(Uuid::from_u128(u128::from(number % 3)));
+    }
+    for batch in records.chunks(17) {
+        ship(&store, Uuid::from_u128(1), batch.to_vec()).await.unwrap();
+    }
+    let place = |record: &AuditRecord| ActivityPlace { time: record.time, event: record.event_id };
+    let paged = async |query: ActivityQuery| {
+        let (mut seen, mut after): (Vec<AuditRecord>, _) = (Vec::new(), None);
+        loop {
+            let page = store.activity(ActivityQuery { order: ActivityOrder::NewestFirst { after }, ..query.clone() }).await.unwrap();
+            after = page.records.last().map(place);
+            seen.extend(page.records);
+            if !page.more {
+                return seen;
+            }
+        }
+    };
+    let mut expected = records.clone();
+    expected.sort_by_key(|record| std::cmp::Reverse(place(record)));
+    assert_eq!(paged(ActivityQuery { limit: 7, ..all("firm-1") }).await, expected);
+    let (key, since, until) = (records[0].key_id, expected[250].time, expected[50].time);
+    expected.retain(|record| record.key_id == key && record.time >= since && record.time < until);
+    assert!(expected.len() > 50);
+    let query = ActivityQuery { key: Some(key), since: Some(since), until: Some(until), limit: 11, ..all("firm-1") };
+    assert_eq!(paged(query).await, expected);
+    let (mut arrived, mut arrival) = (Vec::new(), 0);
+    loop {
+        let order = ActivityOrder::Arrival { after: Some(arrival) };
+        let page = store.activity(ActivityQuery { order, ..all("firm-1") }).await.unwrap();
+        arrived.extend(page.records);
+        arrival = page.arrival;
+        if !page.more {
+            break;
+        }
+    }
+    assert!(arrived.chunks(17).zip(records.chunks(17)).all(|(told, shipped)| {
+        told.iter().map(place).collect::<std::collections::BTreeSet<_>>() == shipped.iter().map(place).collect()
+    }));
+    arrived.sort_by_key(place);
+    records.sort_by_key(place);
+    assert_eq!(arrived, records);
 }
 
 async fn followers_miss_no_late_record(subject: &Subject) {

@@ -36,7 +36,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::domain::window::{GrantId, GrantReport, RecalledUse};
-use crate::domain::{Action, AuditRecord, FirmId, FirmTag, KeyDigest, KeyId, KeyRecord, ReplicaId, Sequence, Timestamp, UserId};
+use crate::domain::{
+    Action, AuditRecord, FirmId, FirmTag, KeyDigest, KeyId, KeyRecord, ReplicaId, Sequence, Timestamp, UserId, WrittenRecord,
+};
 
 /// Counts the changes of a partition. A cache that has applied epoch E knows of every change up to E.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -307,7 +309,7 @@ pub struct AuditBatch {
     /// Which spool; made when the spool is, and kept in it.
     pub spool: Uuid,
     /// The records; each has a `sequence`.
-    pub records: Vec<AuditRecord>,
+    pub records: Vec<WrittenRecord>,
     /// What comes up to here and is not in the log is not in the spool any more either: the log may go on behind it.
     /// Without this statement a batch that leaves a gap is refused.
     pub lost_up_to: Option<Sequence>,

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::LastUse;
@@ -31,16 +32,27 @@ pub(crate) struct Seen {
 }
 
 /// The product name of a User-Agent (RFC 9110 section 10.1.5): what stands before the first `/` or space.
-pub(super) fn tool(user_agent: &str) -> Option<String> {
-    let name: String = user_agent.split(['/', ' ']).next()?.chars().take(TOOL_CHARS_MAX).collect();
-    (!name.is_empty()).then_some(name)
+pub(super) fn tool_name(user_agent: &str) -> Option<&str> {
+    let name = user_agent.split(['/', ' ']).next()?;
+    let end = name.char_indices().nth(TOOL_CHARS_MAX).map_or(name.len(), |(end, _)| end);
+    name.get(..end).filter(|name| !name.is_empty())
 }
 
 /// The /24 of an IPv4 address, the /48 of an IPv6 address: a provider or office rather than one machine.
-pub(super) fn network(client_ip: &str) -> Option<String> {
+pub(super) fn network_of(client_ip: &str) -> Option<IpNet> {
     let address = client_ip.parse::<IpAddr>().ok()?.to_canonical();
     let prefix = if address.is_ipv4() { 24 } else { 48 };
-    ipnet::IpNet::new(address, prefix).ok().map(|network| network.trunc().to_string())
+    IpNet::new(address, prefix).ok().map(|network| network.trunc())
+}
+
+/// [`tool_name`] as a text of its own.
+pub(super) fn tool(user_agent: &str) -> Option<String> {
+    tool_name(user_agent).map(str::to_owned)
+}
+
+/// [`network_of`] as a text.
+pub(super) fn network(client_ip: &str) -> Option<String> {
+    network_of(client_ip).map(|network| network.to_string())
 }
 
 /// Both in one list, each led by what it is.

@@ -153,7 +153,7 @@ impl World {
             record.sequence = std::num::NonZeroU64::new(place);
             record
         });
-        let batch = AuditBatch { spool: Uuid::from_u128(5), records: records.collect(), lost_up_to: None, age_max: None };
+        let batch = AuditBatch { spool: Uuid::from_u128(5), records: records.map(Into::into).collect(), lost_up_to: None, age_max: None };
         assert_eq!(self.state.store.ship(batch).await.expect("shipped"), Sequence(count));
     }
 }

@@ -5,8 +5,8 @@
 //! nothing a client sends can remove or repeat it. Framing headers are written anew from the parsed request. Lists
 //! are of RFC 9110 section 7.6, RFC 7239 and the headers by which frameworks let a request pretend to be another.
 
-use std::borrow::Cow;
 use std::fmt::Write;
+use std::net::IpAddr;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, VIA};
 use http::{Version, header};
@@ -52,8 +52,9 @@ pub(super) fn for_upstream(headers: &mut HeaderMap, ours: &Ours<'_>) {
     headers.insert(HOST, ours.host.clone());
     headers.insert(&X_FORWARDED_HOST, ours.host.clone());
     headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme(ours.client)));
-    headers.insert(&X_FORWARDED_FOR, x_forwarded_for(ours.client));
-    headers.insert(FORWARDED, forwarded(ours));
+    let client = ours.client.ip.to_string();
+    headers.insert(&X_FORWARDED_FOR, x_forwarded_for(ours.client, &client));
+    headers.insert(FORWARDED, forwarded(ours, &client));
     if let Some(earlier) = earlier_hops {
         headers.insert(VIA, earlier);
     }
@@ -246,29 +247,36 @@ fn via(received_as: Version) -> HeaderValue {
     })
 }
 
-fn x_forwarded_for(client: &ClientAddress) -> HeaderValue {
+/// `first` is the client's own address as text.
+fn x_forwarded_for(client: &ClientAddress, first: &str) -> HeaderValue {
     let mut list = String::with_capacity(64);
-    for address in client.chain() {
-        let separator = if list.is_empty() { "" } else { ", " };
-        write!(list, "{separator}{address}").expect("writing to memory does not fail");
+    list.push_str(first);
+    for address in client.chain().skip(1) {
+        write!(list, ", {address}").expect("writing to memory does not fail");
     }
     ascii(list)
 }
 
 /// RFC 7239: one element a hop, the client's first; host and scheme are the client's, so they stand with it.
-fn forwarded(ours: &Ours<'_>) -> HeaderValue {
+fn forwarded(ours: &Ours<'_>, first: &str) -> HeaderValue {
     let mut list = String::with_capacity(128);
-    for address in ours.client.chain() {
-        let is_first = list.is_empty();
-        let node: Cow<'_, str> = if address.is_ipv6() { format!("\"[{address}]\"").into() } else { address.to_string().into() };
-        let separator = if is_first { "" } else { ", " };
-        write!(list, "{separator}for={node}").expect("writing to memory does not fail");
-        if is_first {
-            let host = ours.host.to_str().expect("a checked host is ASCII");
-            write!(list, ";host=\"{host}\";proto={}", scheme(ours.client)).expect("writing to memory does not fail");
-        }
+    push_node(&mut list, ours.client.ip, first);
+    let host = ours.host.to_str().expect("a checked host is ASCII");
+    for part in [";host=\"", host, "\";proto=", scheme(ours.client)] {
+        list.push_str(part);
+    }
+    for address in ours.client.chain().skip(1) {
+        list.push_str(", ");
+        push_node(&mut list, address, &address.to_string());
     }
     ascii(list)
+}
+
+fn push_node(list: &mut String, address: IpAddr, text: &str) {
+    let (before, after) = if address.is_ipv6() { ("for=\"[", "]\"") } else { ("for=", "") };
+    for part in [before, text, after] {
+        list.push_str(part);
+    }
 }
 
 fn ascii(text: String) -> HeaderValue {

@@ -203,8 +203,8 @@ impl Forwarder {
     /// # Errors
     /// `ClientGone`, or one of `UpstreamUnreachable`, `UpstreamTimeout`, `UpstreamBroken`, `UpstreamOverloaded`,
     /// `BodyGrewTooLarge`, `BodyTooSlow`; `MethodRefused` for a WebSocket over HTTP/2 where the route has none.
-    pub async fn send(&self, request: Request<Incoming>, to: &Forwarding<'_>) -> Result<Forwarded, Failure> {
-        send::send(request, to).await
+    pub fn send(&self, request: Request<Incoming>, to: &Forwarding<'_>) -> impl Future<Output = Result<Forwarded, Failure>> + Send {
+        send::send(request, to)
     }
 }
 

@@ -177,6 +177,19 @@ impl Pool {
     /// # Errors
     /// `Overloaded` when no slot came free in time, otherwise what opening a connection gave.
     pub(super) async fn lease(self: &Arc<Self>, wanted: Wanted, origin: Origin) -> Result<Lease, Trouble> {
+        if origin == Origin::Any
+            && let Ok(slot) = self.slots.clone().try_acquire_owned()
+        {
+            if let Some((connection, opened)) = self.reuse_at_once(wanted) {
+                return Ok(Lease { pool: self.clone(), connection, opened, _slot: slot });
+            }
+            drop(slot);
+        }
+        // Boxed, because it is rare and every request has room for this future.
+        Box::pin(self.lease_in_turn(wanted, origin)).await
+    }
+
+    async fn lease_in_turn(self: &Arc<Self>, wanted: Wanted, origin: Origin) -> Result<Lease, Trouble> {
         let slot = self.slot().await?;
         let (connection, opened) = match origin {
             Origin::Any => match self.reuse(wanted).await {
@@ -200,6 +213,19 @@ impl Pool {
         let slot = timeout(SLOT_WAIT_MAX, self.slots.clone().acquire_owned()).await;
         drop(queue);
         slot.map_err(|_| Trouble::Overloaded)?.map_err(|_| Trouble::Overloaded)
+    }
+
+    /// A connection that was used before and can be used without waiting.
+    fn reuse_at_once(&self, wanted: Wanted) -> Option<(Connection, BootInstant)> {
+        if wanted == Wanted::Any
+            && let Some(found) = self.share()
+        {
+            return Some(found);
+        }
+        let mut unused = self.unused.lock();
+        let is_ready = |kept: &mut Kept<http1::SendRequest<RequestBody>>| kept.connection.is_ready() && !self.is_stale(kept);
+        let kept = unused.pop_if(is_ready)?;
+        Some((Connection::Http1(kept.connection), kept.opened))
     }
 
     /// A connection that was used before and can be used now. One that has just served a request may need a moment.

@@ -90,7 +90,8 @@ impl Limiter {
     /// `LimitError::Full` when there is none, `LimitError::Store` when the store was needed and did not answer.
     pub async fn take(&self, key: KeyId, (tag, partition): (FirmTag, Partition), limit: u32) -> Result<Allowance, LimitError> {
         let taken = match self.take_held(key, limit) {
-            Local::Ask(turn) => self.take_in_turn(key, (tag, partition), limit, turn).await,
+            // Boxed, so that the requests that find a permit are spared the room for the call.
+            Local::Ask(turn) => Box::pin(self.take_in_turn(key, (tag, partition), limit, turn)).await,
             Local::Taken(standing) => Ok(Allowance { standing }),
             Local::Full(retry_after) => Err(LimitError::Full { retry_after }),
         };

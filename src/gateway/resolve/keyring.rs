@@ -142,6 +142,12 @@ impl Keyring {
             self.metrics.key_cache_hits.inc();
             return Err(Miss::Refused(refused));
         }
+        // Boxed, so that the requests that find their key are spared the room for looking it up.
+        Box::pin(self.fill(tag, digest)).await
+    }
+
+    /// Asks the store, once for all who wait for the same key.
+    async fn fill(&self, tag: FirmTag, digest: KeyDigest) -> Result<Arc<CachedKey>, Miss> {
         self.metrics.key_cache_misses.inc();
         let filled = self.cache.live.try_get_with(digest, self.read(tag, digest)).await;
         self.metrics.key_cache_entries.set(i64::try_from(self.cache.live.entry_count()).unwrap_or(i64::MAX));

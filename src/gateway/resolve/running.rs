@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::coherence::Doubt;
-use crate::domain::FirmTag;
 use crate::store::StoreError;
 
 use super::cache::{CachedKey, Refused};
@@ -38,7 +37,8 @@ impl Keyring {
                 Doubt::Revoked => return Ended::Revoked,
                 Doubt::Unheard => return Ended::Unproven,
                 Doubt::Forgotten(present) => {
-                    let look = tokio::time::timeout(LOOK_MAX, self.look_again(key, present)).await;
+                    // Boxed, because it is rare and every request has room for this future.
+                    let look = tokio::time::timeout(LOOK_MAX, Box::pin(self.look_again(key, present))).await;
                     match look.unwrap_or(Err(Ended::Unproven)) {
                         Ok(read_under) => generation = read_under,
                         Err(end) => return end,
@@ -51,7 +51,7 @@ impl Keyring {
     /// Reads a key as it is under `generation` or a later one, which is answered if it lives.
     async fn look_again(&self, key: &CachedKey, generation: u64) -> Result<u64, Ended> {
         let _turn = self.looks.acquire().await.map_err(|_| Ended::Unproven)?;
-        let (tag, digest) = (FirmTag::of(&key.record.firm_id), key.record.digest);
+        let (tag, digest) = (key.tag, key.record.digest);
         loop {
             match self.look_up(tag, digest).await {
                 Ok(read) if read.generation >= generation => return Ok(read.generation),

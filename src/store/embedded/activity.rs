@@ -1,32 +1,33 @@
-//! The activity log: taking spooled records exactly once (protocol 3), reading a firm's log, trimming it by age.
+//! The activity log: taking spooled records exactly once (protocol 3), and trimming it by age.
 //!
-//! A record stands once, under firm, time and event. The other tables are ways to it: by key, by arrival, and, since
-//! creates and revokes are a handful among millions of uses, by change. A way may outlive its record only if the
-//! record's value was unreadable when it was trimmed; readers pass over such a way.
+//! Records are kept in blocks, each under its firm and its first arrival. The other tables are ways to a block: by time,
+//! once for each key in it, and, since creates and revokes are a handful among millions of uses, by change. A way may
+//! outlive its block only if the block was unreadable when it was trimmed; readers pass over such a way.
+//!
+//! Ways lie scattered over the file, so while much is shipped those of many batches are written together; until then a
+//! block stands in a list of new ones, which readers look through.
 
-use std::collections::HashMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use redb::{ReadTransaction, ReadableTable};
+use redb::ReadableTable;
 
+use super::block::{self, Block, Entry, SPAN};
 use super::disk::failed;
+use super::noted::{Noted, Use};
 use super::schema::{self, Raw, Reading, Spelling, corrupt};
 use super::writer::Change;
 use crate::clock;
-use crate::domain::{Action, AuditRecord, BootInstant, FirmId, KeyId, Outcome, Sequence, Timestamp};
-use crate::store::uses::{KeyUses, SEEN_KEPT, SEEN_MAX, Seen, network, seen_with, tool};
-use crate::store::{ActivityOrder, ActivityPage, ActivityPlace, ActivityQuery, AuditBatch, LastUse, StoreError};
+use crate::domain::{Action, AuditRecord, Field, FirmId, KeyId, Outcome, Sequence, Timestamp, Unreadable, WrittenRecord};
+use crate::store::{ActivityPlace, AuditBatch, StoreError};
 
-/// Records removed by one batch at most: more than a batch brings, so that trimming keeps up.
-const TRIMMED_PER_BATCH: usize = 2_000;
+/// Records removed by one batch at most, but for the rest of a block: more than a batch brings, so that trimming keeps up.
+const TRIMMED_PER_BATCH: u64 = 8_192;
 /// Firms whose oldest record one batch looks at, so that those without traffic are trimmed too.
 const FIRMS_PER_BATCH: usize = 16;
-/// Records of one page at most, whoever asks.
-const PAGE_MAX: usize = 10_000;
-/// Arrivals that one call looks at: a filter that fits nothing must not read the whole log at once.
-const ARRIVALS_PER_CALL: usize = 10_000;
-/// Uses that a window remembers from before a restart: far above any limit, so that a damaged count costs no memory.
-const REMEMBERED_USES_MAX: usize = 1_000_000;
+/// A smaller batch has the ways to its blocks, and to all new ones, written at once: there is no hurry.
+const HURRY_RECORDS: usize = 256;
+/// Ways are written at the latest when so many records have come since: what a reader has to look through meanwhile.
+const NEW_RECORDS_MAX: u64 = 16_384;
 
 /// Where trimming goes on: it walks from firm to firm, a few with each batch.
 #[derive(Default)]
@@ -34,17 +35,31 @@ pub(super) struct Trimmer {
     next: Vec<u8>,
 }
 
+/// A record that is to be taken.
+struct Taken<'a> {
+    firm: &'a str,
+    /// Its arrival is found only when its block is.
+    entry: Entry<'a>,
+    /// What it tells of its key, if it was a use that was allowed.
+    told: Option<Use<'a>>,
+}
+
 /// Takes the records of a spool that the log does not hold yet; answers the last sequence it holds.
 pub(super) fn ship(change: &mut Change<'_>, batch: AuditBatch, trimmer: &mut Trimmer) -> Result<Sequence, StoreError> {
     let mark = schema::number_in(&change.spools.table, batch.spool.as_bytes())?;
     let lost = batch.lost_up_to.map_or(0, |Sequence(lost)| lost);
-    let (fresh, last) = without_known(batch.records, mark.max(lost))?;
-    let uses = uses_after(change, &fresh)?;
-    for record in &fresh {
-        append(change, record)?;
+    let (fresh, last) = without_known(&batch.records, mark.max(lost))?;
+    let is_hurried = fresh.len() >= HURRY_RECORDS;
+    note_uses(change, &fresh)?;
+    let mut by_firm: BTreeMap<&str, Vec<Taken<'_>>> = BTreeMap::new();
+    for taken in fresh {
+        by_firm.entry(taken.firm).or_default().push(taken);
     }
-    for (key, uses) in uses {
-        change.key_uses.put(schema::of_key(key).bytes(), &schema::write_uses(&uses))?;
+    for (firm, taken) in by_firm {
+        append_all(change, firm, taken)?;
+    }
+    if !is_hurried || is_overdue(change)? {
+        write_ways(change)?;
     }
     if last > mark {
         change.spools.put(batch.spool.as_bytes(), &last.to_be_bytes())?;
@@ -55,103 +70,184 @@ pub(super) fn ship(change: &mut Change<'_>, batch: AuditBatch, trimmer: &mut Tri
     Ok(Sequence(last))
 }
 
-/// Adds a record to the log, unless it is there already.
+/// Adds a record to the log.
 pub(super) fn append(change: &mut Change<'_>, record: &AuditRecord) -> Result<(), StoreError> {
-    let next = change.arrival + 1;
-    if append_at(change, record, next)? {
-        change.arrival = next;
-    }
-    Ok(())
+    let written = WrittenRecord::from(record);
+    let (_, taken) = Taken::of(&written).map_err(unreadable)?;
+    append_all(change, record.firm_id.as_str(), vec![taken])
 }
 
-/// Adds a record to the log as of an arrival; says whether it was not there already.
-pub(super) fn append_at(change: &mut Change<'_>, record: &AuditRecord, arrival: u64) -> Result<bool, StoreError> {
-    let place = |spelling: Spelling| spelling.time(record.time).uuid(record.event_id);
-    let firm = schema::of_firm(&record.firm_id);
-    let in_firm = place(firm.clone());
-    if change.activity.find(in_firm.bytes())?.is_some() {
-        return Ok(false);
+/// Adds records of one firm to the log, each as of an arrival; these grow.
+pub(super) fn append_as_of(change: &mut Change<'_>, firm: &FirmId, records: &[(u64, WrittenRecord)]) -> Result<(), StoreError> {
+    let taken = records.iter().map(|(arrival, record)| {
+        let (_, mut taken) = Taken::of(record)?;
+        taken.entry.arrival = *arrival;
+        Ok(taken)
+    });
+    put_blocks(change, &schema::of_firm(firm), &taken.collect::<Result<Vec<_>, _>>().map_err(unreadable)?)
+}
+
+impl<'a> Taken<'a> {
+    /// What is needed of a record, and its sequence.
+    fn of(record: &'a WrittenRecord) -> Result<(Option<u64>, Self), Unreadable> {
+        let texts = record.texts()?;
+        let place = ActivityPlace { time: Timestamp::from_micros(texts.needed(Field::Time)?), event: texts.needed(Field::EventId)? };
+        let (action, outcome) = (texts.needed(Field::Action)?, texts.outcome()?);
+        let (key, permits) = (KeyId::new(texts.needed(Field::KeyId)?), texts.permits_spent(action, outcome)?);
+        let entry = Entry { place, arrival: 0, key, action, permits, bytes: record.bytes() };
+        let one = Use { at: place.time, user_agent: texts.get(Field::UserAgent), client_ip: texts.get(Field::ClientIp) };
+        let told = (action == Action::Use && outcome == Outcome::Allowed).then_some(one);
+        let firm = texts.get(Field::FirmId).unwrap_or_default();
+        Ok((texts.parsed(Field::Sequence)?, Self { firm, entry, told }))
     }
-    change.activity.put(in_firm.bytes(), &schema::write_activity(record, arrival))?;
-    change.activity_by_key.put(place(schema::of_key(record.key_id)).bytes(), &[])?;
-    if record.action != Action::Use {
-        change.activity_by_change.put(in_firm.bytes(), &[])?;
-    }
-    change.activity_by_arrival.put(firm.number(arrival).bytes(), place(Spelling::default()).bytes())?;
-    Ok(true)
 }
 
 /// The records after `mark`, and the last sequence there will then be. They must go on where the log ends.
-fn without_known(records: Vec<AuditRecord>, mark: u64) -> Result<(Vec<AuditRecord>, u64), StoreError> {
+fn without_known(records: &[WrittenRecord], mark: u64) -> Result<(Vec<Taken<'_>>, u64), StoreError> {
     let mut last = mark;
     let mut fresh = Vec::with_capacity(records.len());
     for record in records {
-        let sequence = record.sequence.ok_or_else(|| corrupt("a spooled record has no sequence"))?.get();
+        let (sequence, taken) = Taken::of(record).map_err(unreadable)?;
+        let sequence = sequence.ok_or_else(|| corrupt("a spooled record has no sequence"))?;
         if sequence > last + 1 {
             return Err(StoreError::Corrupt(format!("a spool goes on at {sequence}, but the log holds it up to {last} only")));
         }
         if sequence == last + 1 {
             last = sequence;
-            fresh.push(record);
+            fresh.push(taken);
         }
     }
-    Ok((fresh, last))
-}
-
-/// What the keys' uses tell after these records.
-fn uses_after(change: &Change<'_>, records: &[AuditRecord]) -> Result<HashMap<KeyId, KeyUses>, StoreError> {
-    let mut all: HashMap<KeyId, KeyUses> = HashMap::new();
-    for record in records.iter().filter(|record| record.action == Action::Use && record.outcome == Outcome::Allowed) {
-        let uses = match all.entry(record.key_id) {
-            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::hash_map::Entry::Vacant(new) => new.insert(schema::uses_in(&change.key_uses.table, record.key_id)?),
-        };
-        note_use(uses, record);
+    let firms: BTreeSet<&str> = fresh.iter().map(|taken| taken.firm).collect();
+    match firms.iter().find_map(|firm| FirmId::parse(firm).err()) {
+        Some(error) => Err(corrupt(&format!("not an audit record: firm_id: {error}"))),
+        None => Ok((fresh, last)),
     }
-    Ok(all)
 }
 
-fn note_use(uses: &mut KeyUses, record: &AuditRecord) {
-    if uses.last.as_ref().is_none_or(|last| last.at <= record.time) {
-        uses.last = Some(LastUse { at: record.time, user_agent: record.user_agent.clone(), client_ip: record.client_ip.clone() });
+fn unreadable(error: Unreadable) -> StoreError {
+    corrupt(&error.to_string())
+}
+
+/// Adds what these records tell of their keys to what was known of them.
+fn note_uses(change: &mut Change<'_>, records: &[Taken<'_>]) -> Result<(), StoreError> {
+    let mut noted: HashMap<KeyId, Noted<'_>> = HashMap::new();
+    for taken in records {
+        if let Some(told) = taken.told {
+            noted.entry(taken.entry.key).or_default().note(told);
+        }
     }
-    note_seen(&mut uses.tools, record.user_agent.as_deref().and_then(tool), record.time);
-    note_seen(&mut uses.networks, record.client_ip.as_deref().and_then(network), record.time);
+    let known = noted.iter().map(|(key, noted)| {
+        let mut uses = schema::uses_in(&change.key_uses.table, *key)?;
+        noted.add_to(&mut uses);
+        Ok((*key, schema::write_uses(&uses)))
+    });
+    // All are read before the first is written: one that is unreadable must leave nothing of the batch.
+    let known = known.collect::<Result<BTreeMap<KeyId, Vec<u8>>, StoreError>>()?;
+    known.into_iter().try_for_each(|(key, value)| change.key_uses.put(schema::of_key(key).bytes(), &value))
 }
 
-/// Keeps the newest few, newest first.
-fn note_seen(seen: &mut Vec<Seen>, what: Option<String>, at: Timestamp) {
-    let Some(what) = what else { return };
-    match seen.iter_mut().find(|known| known.what == what) {
-        Some(known) => known.at = known.at.max(at),
-        None => seen.push(Seen { what, at }),
+/// Adds a firm's records behind all others. What is not of one time is put in order first, or the late ones among the
+/// others would cut it into many blocks.
+fn append_all(change: &mut Change<'_>, firm: &str, mut taken: Vec<Taken<'_>>) -> Result<(), StoreError> {
+    let times = || taken.iter().map(|taken| taken.entry.place.time);
+    if let (Some(oldest), Some(newest)) = (times().min(), times().max())
+        && oldest.plus(SPAN) < newest
+    {
+        taken.sort_by_key(|taken| taken.entry.place.time);
     }
-    seen.sort_by_key(|known| std::cmp::Reverse(known.at));
-    seen.truncate(SEEN_MAX);
+    for taken in &mut taken {
+        change.arrival += 1;
+        taken.entry.arrival = change.arrival;
+    }
+    put_blocks(change, &Spelling::default().text(firm), &taken)
 }
 
-/// Tools, then networks, that the key was seen with in the last 30 days.
-pub(super) fn seen_lately(uses: &KeyUses, now: Timestamp) -> Vec<String> {
-    let since = now.minus(SEEN_KEPT);
-    let lately = |seen: &&Seen| seen.at >= since;
-    let what = |seen: &'_ Seen| -> String { seen.what.clone() };
-    seen_with(uses.tools.iter().filter(lately).map(what), uses.networks.iter().filter(lately).map(what))
+fn put_blocks(change: &mut Change<'_>, firm: &Spelling, mut taken: &[Taken<'_>]) -> Result<(), StoreError> {
+    while !taken.is_empty() {
+        let (count, newest) = block::first_of(taken.iter().map(|taken| taken.entry));
+        let (block, rest) = taken.split_at(count);
+        put_block(change, firm, block, newest)?;
+        taken = rest;
+    }
+    Ok(())
+}
+
+fn put_block(change: &mut Change<'_>, firm: &Spelling, taken: &[Taken<'_>], newest: Timestamp) -> Result<(), StoreError> {
+    let Some(first) = taken.first().map(|taken| taken.entry.arrival) else { return Ok(()) };
+    let ways = Ways { firm, newest, first };
+    change.activity.put(ways.block().bytes(), &block::write(taken.iter().map(|taken| taken.entry)))?;
+    change.activity_new.put(&first.to_be_bytes(), ways.by_time().bytes())?;
+    if taken.iter().any(|taken| taken.entry.action != Action::Use) {
+        change.activity_by_change.put(ways.by_time().bytes(), &[])?;
+    }
+    Ok(())
+}
+
+/// Whether readers have to look through too many new records.
+fn is_overdue(change: &Change<'_>) -> Result<bool, StoreError> {
+    let Some((first, _)) = change.activity_new.table.first().map_err(failed)? else { return Ok(false) };
+    Ok(change.arrival.saturating_sub(Reading::of(first.value()).number()?) >= NEW_RECORDS_MAX)
+}
+
+/// Writes the ways to all new blocks. In order, because then rows of one page of the file come one after another.
+pub(super) fn write_ways(change: &mut Change<'_>) -> Result<(), StoreError> {
+    let (mut by_time, mut by_key, mut written) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+    for row in change.activity_new.table.iter().map_err(failed)? {
+        let (number, way) = row.map_err(failed)?;
+        written.push(number.value().to_vec());
+        let (firm, newest, first) = schema::firm_of_way(way.value())?;
+        let ways = Ways { firm: &firm, newest, first };
+        let Some(value) = change.activity.find(ways.block().bytes())? else { continue };
+        let block = Block::of(value.value())?;
+        let mut entries = block.entries().collect::<Result<Vec<_>, _>>()?;
+        entries.sort_by_key(|entry| entry.key);
+        for of_key in entries.chunk_by(|one, other| one.key == other.key) {
+            let Some(key) = of_key.first().map(|entry| entry.key) else { continue };
+            let spent = of_key.iter().map(|entry| (entry.place.time, entry.permits));
+            by_key.insert(ways.by_key(key).into_bytes(), schema::write_spent(newest, spent));
+        }
+        by_time.insert(ways.by_time().into_bytes(), (block.len() as u64).to_be_bytes());
+    }
+    by_time.iter().try_for_each(|(way, count)| change.activity_by_time.put(way, count))?;
+    by_key.iter().try_for_each(|(way, spent)| change.activity_by_key.put(way, spent))?;
+    written.iter().try_for_each(|number| change.activity_new.remove(number))
+}
+
+/// The keys of a block's rows.
+struct Ways<'a> {
+    firm: &'a Spelling,
+    newest: Timestamp,
+    first: u64,
+}
+
+impl Ways<'_> {
+    fn block(&self) -> Spelling {
+        self.firm.clone().number(self.first)
+    }
+
+    fn by_time(&self) -> Spelling {
+        self.firm.clone().time(self.newest).number(self.first)
+    }
+
+    fn by_key(&self, key: KeyId) -> Spelling {
+        self.firm.clone().uuid(key.uuid()).time(self.newest).number(self.first)
+    }
 }
 
 impl Trimmer {
-    /// Removes records from before `until`, a bounded number of them.
+    /// Removes blocks of which every record is from before `until`, a bounded number of them.
     fn trim(&mut self, change: &mut Change<'_>, until: Timestamp) -> Result<(), StoreError> {
         let mut left = TRIMMED_PER_BATCH;
         for _ in 0..FIRMS_PER_BATCH {
-            let Some(firm) = next_firm(&change.activity.table, &self.next)? else {
+            let Some(firm) = next_firm(&change.activity_by_time.table, &self.next)? else {
                 self.next.clear();
                 return Ok(());
             };
-            let old = oldest(change, &firm, until, left)?;
-            for place in &old {
-                remove(change, &firm, place)?;
+            let firm = schema::of_firm(&firm);
+            for (newest, first, count) in oldest(change, &firm, until, left)? {
+                remove(change, &Ways { firm: &firm, newest, first })?;
+                left = left.saturating_sub(count);
             }
-            left -= old.len();
             if left == 0 {
                 self.next = firm.bytes().to_vec();
                 return Ok(());
@@ -162,164 +258,36 @@ impl Trimmer {
     }
 }
 
-/// What the first row from `start` on begins with, in a table whose keys are a firm, a time and an id.
-pub(super) fn next_firm(table: &impl ReadableTable<Raw, Raw>, start: &[u8]) -> Result<Option<Spelling>, StoreError> {
-    let mut rows = table.range::<&[u8]>(start..).map_err(failed)?;
-    let Some(row) = rows.next() else { return Ok(None) };
-    let (key, _) = row.map_err(failed)?;
-    let (firm, _) = key.value().split_last_chunk::<24>().ok_or_else(|| corrupt("a firm's key is too short"))?;
-    Ok(Some(Spelling::default().raw(firm)))
+/// Whose the first row from `start` on is, in a table whose keys begin with a firm.
+pub(super) fn next_firm(table: &impl ReadableTable<Raw, Raw>, start: &[u8]) -> Result<Option<FirmId>, StoreError> {
+    let first = table.range::<&[u8]>(start..).map_err(failed)?.next();
+    first.map(|row| schema::firm_at_start(row.map_err(failed)?.0.value())).transpose()
 }
 
-fn oldest(change: &Change<'_>, firm: &Spelling, until: Timestamp, most: usize) -> Result<Vec<ActivityPlace>, StoreError> {
-    let rows = change.activity.table.range::<&[u8]>(firm.bytes()..firm.clone().time(until).bytes()).map_err(failed)?;
-    rows.take(most).map(|row| schema::place_at_end(row.map_err(failed)?.0.value())).collect()
-}
-
-fn remove(change: &mut Change<'_>, firm: &Spelling, place: &ActivityPlace) -> Result<(), StoreError> {
-    let in_firm = firm.clone().time(place.time).uuid(place.event);
-    let head = change.activity.find(in_firm.bytes())?.map(|value| schema::read_activity_head(value.value()));
-    if let Some(Ok((arrival, key))) = head {
-        change.activity_by_key.remove(schema::of_key(key).time(place.time).uuid(place.event).bytes())?;
-        change.activity_by_arrival.remove(firm.clone().number(arrival).bytes())?;
-    }
-    change.activity_by_change.remove(in_firm.bytes())?;
-    change.activity.remove(in_firm.bytes())
-}
-
-/// Reads a page of a firm's log.
-pub(super) fn read(snapshot: &ReadTransaction, query: &ActivityQuery) -> Result<ActivityPage, StoreError> {
-    match query.order {
-        ActivityOrder::NewestFirst { after } => newest_first(snapshot, query, after),
-        ActivityOrder::Arrival { after: Some(after) } => in_arrival(snapshot, query, after),
-        ActivityOrder::Arrival { after: None } => {
-            let meta = snapshot.open_table(schema::META).map_err(failed)?;
-            let arrival = schema::number_in(&meta, schema::META_ARRIVAL)?;
-            Ok(ActivityPage { records: Vec::new(), more: false, arrival })
-        }
-    }
-}
-
-/// Walks the shortest way that holds all that is asked for.
-fn newest_first(snapshot: &ReadTransaction, query: &ActivityQuery, after: Option<ActivityPlace>) -> Result<ActivityPage, StoreError> {
-    let (way, prefix) = match (query.action, query.key) {
-        (Some(Action::Create | Action::Revoke), _) => (schema::ACTIVITY_BY_CHANGE, schema::of_firm(&query.firm)),
-        (_, Some(key)) => (schema::ACTIVITY_BY_KEY, schema::of_key(key)),
-        (_, None) => (schema::ACTIVITY, schema::of_firm(&query.firm)),
-    };
-    let start = query.since.map_or_else(|| prefix.clone(), |since| prefix.clone().time(since));
-    let ends = [query.until.map(|until| prefix.clone().time(until)), after.map(|place| prefix.clone().time(place.time).uuid(place.event))];
-    let end = ends.into_iter().flatten().min_by(|a, b| a.bytes().cmp(b.bytes())).unwrap_or_else(|| prefix.end());
-    let mut page = ActivityPage { records: Vec::new(), more: false, arrival: 0 };
-    if start.bytes() >= end.bytes() {
-        return Ok(page);
-    }
-    let way = snapshot.open_table(way).map_err(failed)?;
-    let log = snapshot.open_table(schema::ACTIVITY).map_err(failed)?;
-    for row in way.range::<&[u8]>(start.bytes()..end.bytes()).map_err(failed)?.rev() {
-        let (key, _) = row.map_err(failed)?;
-        let Some(record) = record_at(&log, &query.firm, schema::place_at_end(key.value())?)? else { continue };
-        if !fits(query, &record) {
-            continue;
-        }
-        if page.records.len() == page_size(query) {
-            page.more = true;
+/// Newest time, first arrival and number of records of a firm's oldest blocks, up to some number of records.
+fn oldest(change: &Change<'_>, firm: &Spelling, until: Timestamp, most: u64) -> Result<Vec<(Timestamp, u64, u64)>, StoreError> {
+    let rows = change.activity_by_time.table.range::<&[u8]>(firm.bytes()..firm.clone().time(until).bytes()).map_err(failed)?;
+    let (mut found, mut total) = (Vec::new(), 0);
+    for row in rows {
+        let (way, count) = row.map_err(failed)?;
+        let ((newest, first), count) = (schema::way_at_end(way.value())?, Reading::of(count.value()).number()?);
+        found.push((newest, first, count));
+        total += count;
+        if total >= most {
             break;
         }
-        page.records.push(record);
     }
-    Ok(page)
+    Ok(found)
 }
 
-fn in_arrival(snapshot: &ReadTransaction, query: &ActivityQuery, after: u64) -> Result<ActivityPage, StoreError> {
-    let by_arrival = snapshot.open_table(schema::ACTIVITY_BY_ARRIVAL).map_err(failed)?;
-    let log = snapshot.open_table(schema::ACTIVITY).map_err(failed)?;
-    let firm = schema::of_firm(&query.firm);
-    let mut page = ActivityPage { records: Vec::new(), more: false, arrival: after };
-    let start = firm.clone().number(after.saturating_add(1));
-    for (looked_at, row) in by_arrival.range::<&[u8]>(start.bytes()..firm.end().bytes()).map_err(failed)?.enumerate() {
-        let (key, place) = row.map_err(failed)?;
-        let record = record_at(&log, &query.firm, Reading::of(place.value()).place()?)?.filter(|record| fits(query, record));
-        if looked_at == ARRIVALS_PER_CALL || (record.is_some() && page.records.len() == page_size(query)) {
-            page.more = true;
-            break;
-        }
-        let number = key.value().last_chunk::<8>().ok_or_else(|| corrupt("an arrival key is too short"))?;
-        page.arrival = u64::from_be_bytes(*number);
-        page.records.extend(record);
+fn remove(change: &mut Change<'_>, ways: &Ways<'_>) -> Result<(), StoreError> {
+    let keys = change.activity.find(ways.block().bytes())?.map(|value| -> Result<BTreeSet<KeyId>, StoreError> {
+        Block::of(value.value())?.entries().map(|entry| entry.map(|entry| entry.key)).collect()
+    });
+    if let Some(Ok(keys)) = keys {
+        keys.into_iter().try_for_each(|key| change.activity_by_key.remove(ways.by_key(key).bytes()))?;
     }
-    Ok(page)
-}
-
-fn page_size(query: &ActivityQuery) -> usize {
-    query.limit.clamp(1, PAGE_MAX)
-}
-
-fn fits(query: &ActivityQuery, record: &AuditRecord) -> bool {
-    query.key.is_none_or(|key| key == record.key_id)
-        && query.action.is_none_or(|action| action == record.action)
-        && query.since.is_none_or(|since| record.time >= since)
-        && query.until.is_none_or(|until| record.time < until)
-}
-
-fn record_at(log: &impl ReadableTable<Raw, Raw>, firm: &FirmId, place: ActivityPlace) -> Result<Option<AuditRecord>, StoreError> {
-    let key = schema::of_firm(firm).time(place.time).uuid(place.event);
-    let value = log.get(key.bytes()).map_err(failed)?;
-    value.map(|value| schema::read_activity(value.value())).transpose()
-}
-
-/// When the process was started, by both clocks: what turns a recorded time into a moment of this uptime.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Opened {
-    pub(super) wall: Timestamp,
-    pub(super) boot: BootInstant,
-}
-
-/// The permits that `key` spent in the `span` before this start, as moments of this uptime. A record of the
-/// future, after a step of the wall clock, counts as of the start: too late, never too early.
-pub(super) fn uses_before(snapshot: &ReadTransaction, key: KeyId, opened: Opened, span: Duration) -> Result<Vec<BootInstant>, StoreError> {
-    let keys = snapshot.open_table(schema::KEYS).map_err(failed)?;
-    let Some(record) = schema::record_in(&keys, key)? else { return Ok(Vec::new()) };
-    let by_key = snapshot.open_table(schema::ACTIVITY_BY_KEY).map_err(failed)?;
-    let log = snapshot.open_table(schema::ACTIVITY).map_err(failed)?;
-    let (start, end) = (schema::of_key(key).time(opened.wall.minus(span)), schema::of_key(key).end());
-    let mut uses = Vec::new();
-    for row in by_key.range::<&[u8]>(start.bytes()..end.bytes()).map_err(failed)?.rev() {
-        let place = schema::place_at_end(row.map_err(failed)?.0.value())?;
-        let Some(used) = record_at(&log, &record.firm_id, place)? else { continue };
-        let age_us = u64::try_from(opened.wall.micros().saturating_sub(used.time.micros())).unwrap_or(0);
-        let at = opened.boot.minus(Duration::from_micros(age_us));
-        let permits = usize::try_from(used.permits_spent()).unwrap_or(usize::MAX);
-        uses.extend(std::iter::repeat_n(at, permits.min(REMEMBERED_USES_MAX - uses.len())));
-    }
-    Ok(uses)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tool_is_the_product_and_a_network_more_than_a_machine() {
-        assert_eq!(tool("claude-mcp/1.2 (linux)").as_deref(), Some("claude-mcp"));
-        assert_eq!(tool("My Tool").as_deref(), Some("My"));
-        assert_eq!(tool("/1.0"), None);
-        assert_eq!(network("203.0.113.9").as_deref(), Some("203.0.113.0/24"));
-        assert_eq!(network("::ffff:203.0.113.9").as_deref(), Some("203.0.113.0/24"));
-        assert_eq!(network("2001:db8:1:2::3").as_deref(), Some("2001:db8:1::/48"));
-        assert_eq!(network("localhost"), None);
-    }
-
-    #[test]
-    fn the_newest_eight_are_kept_for_thirty_days() {
-        let mut uses = KeyUses::default();
-        let day = |days: i64| Timestamp::from_micros(days * 86_400_000_000);
-        for number in 0..20 {
-            note_seen(&mut uses.tools, Some(format!("tool-{number}")), day(number));
-        }
-        assert_eq!(uses.tools.len(), SEEN_MAX);
-        assert_eq!(uses.tools[0].what, "tool-19");
-        assert_eq!(seen_lately(&uses, day(19 + 28)).len(), 3, "19, 18 and 17 are within 30 days");
-        assert_eq!(seen_lately(&uses, day(19 + 31)).len(), 0);
-    }
+    change.activity_by_change.remove(ways.by_time().bytes())?;
+    change.activity_by_time.remove(ways.by_time().bytes())?;
+    change.activity.remove(ways.block().bytes())
 }

@@ -21,7 +21,7 @@ const CACHE_BYTES: usize = 64 * 1024 * 1024;
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-const TABLES: [Definition; 14] = [
+const TABLES: [Definition; 15] = [
     schema::KEYS,
     schema::KEYS_BY_DIGEST,
     schema::KEYS_BY_FIRM,
@@ -31,9 +31,10 @@ const TABLES: [Definition; 14] = [
     schema::IDEMPOTENCY_BY_TIME,
     schema::KEY_USES,
     schema::ACTIVITY,
+    schema::ACTIVITY_NEW,
+    schema::ACTIVITY_BY_TIME,
     schema::ACTIVITY_BY_KEY,
     schema::ACTIVITY_BY_CHANGE,
-    schema::ACTIVITY_BY_ARRIVAL,
     schema::SPOOLS,
     schema::META,
 ];

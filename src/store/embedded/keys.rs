@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use redb::{ReadTransaction, ReadableTable};
 
-use super::activity;
 use super::disk::failed;
 use super::schema::{self, Raw, Reading, Spelling, corrupt};
 use super::writer::Change;
+use super::{activity, noted};
 use crate::clock;
 use crate::domain::{FirmId, KeyDigest, KeyId, KeyRecord, KeyState, Timestamp};
 use crate::store::{Creation, Epoch, Found, KeyView, NewKey, Partition, Revocation, RevokeRequest, StoreError};
@@ -104,7 +104,7 @@ pub(super) fn views(snapshot: &ReadTransaction, firm: &FirmId) -> Result<Vec<Key
     let rows = by_firm.range::<&[u8]>(prefix.bytes()..prefix.end().bytes()).map_err(failed)?;
     rows.map(|row| {
         let (place, _) = row.map_err(failed)?;
-        let id = KeyId::new(schema::place_at_end(place.value())?.event);
+        let id = KeyId::new(schema::id_at_end(place.value())?);
         let record = schema::record_in(&keys, id)?.ok_or_else(|| corrupt("a firm's list names a key that is not there"))?;
         view_of(record, &key_uses)
     })
@@ -113,7 +113,7 @@ pub(super) fn views(snapshot: &ReadTransaction, firm: &FirmId) -> Result<Vec<Key
 
 fn view_of(record: KeyRecord, key_uses: &impl ReadableTable<Raw, Raw>) -> Result<KeyView, StoreError> {
     let uses = schema::uses_in(key_uses, record.id)?;
-    let seen_with = activity::seen_lately(&uses, clock::wall_now());
+    let seen_with = noted::seen_lately(&uses, clock::wall_now());
     Ok(KeyView { record, last_use: uses.last, seen_with })
 }
 

@@ -4,15 +4,20 @@
 //! answers when the disk has them. Windows are kept in memory and remembered from the log after a restart. The only
 //! replica is this process: it applies a change before it answers it, so there are no sessions and no leases.
 //!
-//! `schema` says what the file holds, `disk` opens it, `writer` changes it, `keys` and `activity` are the changes and
-//! the questions, `windows` and `news` are in memory.
+//! `schema` says what the file holds, `disk` opens it, `writer` changes it, `keys` and `activity` are the changes, `keys`
+//! and `pages` the questions, `block` and `noted` are what many records are kept as, `windows` and `news` are in memory.
 
 mod activity;
+mod block;
 mod disk;
 mod keys;
 pub(in crate::store) mod moving;
 mod news;
+mod noted;
+mod pages;
 mod schema;
+#[cfg(test)]
+mod trials;
 mod windows;
 mod writer;
 
@@ -26,9 +31,9 @@ use redb::ReadTransaction;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use self::activity::Opened;
 use self::disk::{Disk, failed};
 use self::news::News;
+use self::pages::Start;
 use self::windows::Windows;
 use self::writer::{Mender, Operation, Writer, current_epoch};
 use super::{
@@ -45,7 +50,7 @@ pub struct EmbeddedStore {
     reader: Reader,
     news: Arc<Mutex<News>>,
     windows: Windows,
-    opened: Opened,
+    start: Start,
 }
 
 impl EmbeddedStore {
@@ -55,12 +60,12 @@ impl EmbeddedStore {
     /// `Unavailable` when the file cannot be opened, above all because another process has it open; `Corrupt` when it
     /// was written by a version that this one does not know.
     pub fn open(folder: &Path) -> Result<Arc<Self>, StoreError> {
-        let opened = Opened { wall: clock::wall_now(), boot: clock::boot_now() };
+        let start = Start { wall: clock::wall_now(), boot: clock::boot_now() };
         let disk = Arc::new(Disk::open(folder)?);
         let news = Arc::new(Mutex::new(News::since(current_epoch(&disk)?)));
         let writer = Writer::start(Arc::clone(&disk), Arc::clone(&news), folder)?;
         let reader = Reader { disk, mender: writer.mender() };
-        Ok(Arc::new(Self { writer, reader, news, windows: Windows::since(opened), opened }))
+        Ok(Arc::new(Self { writer, reader, news, windows: Windows::since(start), start }))
     }
 }
 
@@ -141,8 +146,8 @@ impl Store for EmbeddedStore {
             if let Some(permits) = self.windows.decide(&request) {
                 return Ok(permits);
             }
-            let (key, opened) = (request.key, self.opened);
-            let uses = self.reader.read_much(move |snapshot| activity::uses_before(snapshot, key, opened, WINDOW)).await?;
+            let (key, start) = (request.key, self.start);
+            let uses = self.reader.read_much(move |snapshot| pages::uses_before(snapshot, key, start, WINDOW)).await?;
             Ok(self.windows.decide_remembering(&request, uses))
         }
         .boxed()
@@ -177,7 +182,7 @@ impl Store for EmbeddedStore {
     }
 
     fn activity(&self, query: ActivityQuery) -> BoxFuture<'_, Result<ActivityPage, StoreError>> {
-        self.reader.read_much(move |snapshot| activity::read(snapshot, &query)).boxed()
+        self.reader.read_much(move |snapshot| pages::read(snapshot, &query)).boxed()
     }
 
     /// Nobody but the gateway could change how the file is written.
@@ -191,6 +196,8 @@ mod tests {
     use std::num::{NonZeroU32, NonZeroU64};
     use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
+
+    use redb::ReadableTableMetadata;
 
     use super::*;
     use crate::domain::{
@@ -291,7 +298,7 @@ mod tests {
             sequence: NonZeroU64::new(sequence),
             ..AuditRecord::example(u128::from(sequence))
         };
-        let records = spent.iter().zip(1..).map(|(spent, sequence)| record(spent, sequence)).collect();
+        let records = spent.iter().zip(1..).map(|(spent, sequence)| record(spent, sequence).into()).collect();
         store.ship(AuditBatch { spool: Uuid::from_u128(1), records, lost_up_to: None, age_max: None }).await.unwrap();
         drop(store);
         let store = EmbeddedStore::open(folder.path()).unwrap();
@@ -316,6 +323,68 @@ mod tests {
         assert_eq!(remaining_after_restart(&[(1, denied, Some("route_denied"), 20)]).await, 79, "twenty alike");
         let limited = Outcome::Refused("rate_limited");
         assert_eq!(remaining_after_restart(&[(1, limited, Some("window_exhausted"), 20)]).await, 99, "refusals by the window spend none");
+    }
+
+    #[tokio::test]
+    async fn trimming_leaves_no_way_to_what_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(folder.path()).unwrap();
+        store.create(new_key("firm-1")).await.unwrap();
+        let record = |sequence: u64| AuditRecord {
+            key_id: KeyId::new(Uuid::from_u128(u128::from(sequence % 5))),
+            firm_id: FirmId::parse(&format!("firm-{}", sequence % 3)).unwrap(),
+            time: clock::wall_now().minus(Duration::from_millis(100 * sequence)),
+            action: if sequence.is_multiple_of(7) { Action::Revoke } else { Action::Use },
+            sequence: NonZeroU64::new(sequence),
+            ..AuditRecord::example(u128::from(sequence))
+        };
+        let ship = async |records, age_max| store.ship(AuditBatch { spool: Uuid::nil(), records, lost_up_to: None, age_max }).await;
+        ship((1..=100).map(|sequence| record(sequence).into()).collect(), None).await.unwrap();
+        let tables = [schema::ACTIVITY, schema::ACTIVITY_BY_TIME, schema::ACTIVITY_BY_KEY, schema::ACTIVITY_BY_CHANGE];
+        let sizes = || {
+            let size = |table| store.reader.disk.read()?.open_table(table).map_err(failed)?.len().map_err(failed);
+            tables.map(|table| size(table).unwrap())
+        };
+        assert!(sizes().iter().all(|size| *size > 0));
+        ship(Vec::new(), Some(Duration::ZERO)).await.unwrap();
+        assert_eq!(sizes(), [0; 4]);
+    }
+
+    #[tokio::test]
+    async fn new_blocks_are_found_before_and_after_their_ways_are_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(folder.path()).unwrap();
+        let (keys, begun) = ([KeyId::new(Uuid::from_u128(5)), KeyId::new(Uuid::from_u128(6))], clock::wall_now());
+        let record = |sequence: u64| AuditRecord {
+            key_id: keys[sequence as usize % 2],
+            time: begun.minus(Duration::from_millis(sequence * 37 % 1_000)),
+            sequence: NonZeroU64::new(sequence),
+            ..AuditRecord::example(u128::from(sequence))
+        };
+        let ship = async |numbers: std::ops::RangeInclusive<u64>| {
+            let records = numbers.map(|number| record(number).into()).collect();
+            store.ship(AuditBatch { spool: Uuid::nil(), records, lost_up_to: None, age_max: None }).await.unwrap()
+        };
+        let found = async |key: Option<KeyId>| {
+            let order = super::super::ActivityOrder::NewestFirst { after: None };
+            let firm = FirmId::parse("firm-1").unwrap();
+            let query = ActivityQuery { firm, key, action: None, since: None, until: None, limit: 1_000, order };
+            let records = store.activity(query).await.unwrap().records;
+            assert!(records.is_sorted_by_key(|record| std::cmp::Reverse((record.time, record.event_id))));
+            records.len()
+        };
+        let new = || {
+            let table = store.reader.disk.read().unwrap().open_table(schema::ACTIVITY_NEW).unwrap();
+            table.len().unwrap()
+        };
+        ship(1..=10).await;
+        assert_eq!(new(), 0, "there was no hurry");
+        ship(11..=310).await;
+        assert!(new() > 0);
+        assert_eq!((found(None).await, found(Some(keys[0])).await), (310, 155));
+        ship(311..=320).await;
+        assert_eq!(new(), 0);
+        assert_eq!((found(None).await, found(Some(keys[1])).await), (320, 160));
     }
 
     #[tokio::test]

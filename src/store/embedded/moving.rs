@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use futures_util::future::BoxFuture;
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 
+use super::block::Block;
 use super::disk::{Disk, FILE_NAME, failed};
 use super::schema::{self, Reading, Spelling, corrupt};
 use super::writer::Change;
-use super::{activity, keys};
-use crate::domain::{FirmId, KeyId};
+use super::{activity, keys, pages};
+use crate::domain::{KeyId, WrittenRecord};
 use crate::store::StoreError;
 use crate::store::moving::{MoveError, MovedKey, MovedRecord, Outgoing, Piece, Source, Target, done};
 
@@ -42,9 +43,11 @@ impl Export {
         let mut start = Vec::new();
         loop {
             let next = [activity::next_firm(&by_firm, &start)?, activity::next_firm(&log, &start)?];
-            let Some(firm) = next.into_iter().flatten().min_by(|one, other| one.bytes().cmp(other.bytes())) else { break };
-            write_firm(&snapshot, &firm, out)?;
-            start = firm.end().bytes().to_vec();
+            let named = next.into_iter().flatten().map(|firm| (schema::of_firm(&firm), firm));
+            let Some((rows, firm)) = named.min_by(|(one, _), (other, _)| one.bytes().cmp(other.bytes())) else { break };
+            out.put(Piece::Firm(firm))?;
+            write_firm(&snapshot, &rows, out)?;
+            start = rows.end().bytes().to_vec();
         }
         write_spools(&snapshot, out)?;
         write_data_sets(&snapshot, out)
@@ -58,32 +61,22 @@ impl Source for Export {
 }
 
 fn write_firm(snapshot: &ReadTransaction, firm: &Spelling, out: &mut Outgoing<'_>) -> Result<(), MoveError> {
-    out.put(Piece::Firm(firm_of(firm)?))?;
     let by_firm = snapshot.open_table(schema::KEYS_BY_FIRM).map_err(failed)?;
     let records = snapshot.open_table(schema::KEYS).map_err(failed)?;
     let uses = snapshot.open_table(schema::KEY_USES).map_err(failed)?;
     for row in by_firm.range::<&[u8]>(firm.bytes()..firm.end().bytes()).map_err(failed)? {
-        let id = KeyId::new(schema::place_at_end(row.map_err(failed)?.0.value())?.event);
+        let id = KeyId::new(schema::id_at_end(row.map_err(failed)?.0.value())?);
         let record = schema::record_in(&records, id)?.ok_or_else(|| corrupt("a firm's list names a key that is not there"))?;
         out.put(Piece::Key(Box::new(MovedKey::new(&record, schema::uses_in(&uses, id)?, None))))?;
     }
-    let by_arrival = snapshot.open_table(schema::ACTIVITY_BY_ARRIVAL).map_err(failed)?;
     let log = snapshot.open_table(schema::ACTIVITY).map_err(failed)?;
-    for row in by_arrival.range::<&[u8]>(firm.bytes()..firm.end().bytes()).map_err(failed)? {
-        let (key, place) = row.map_err(failed)?;
-        let arrival = key.value().last_chunk::<8>().ok_or_else(|| corrupt("an arrival key is too short"))?;
-        let place = Reading::of(place.value()).place()?;
-        let name = firm.clone().time(place.time).uuid(place.event);
-        let Some(value) = log.get(name.bytes()).map_err(failed)? else { continue };
-        let moved = MovedRecord { arrival: u64::from_be_bytes(*arrival), record: schema::read_activity(value.value())? };
-        out.put(Piece::Record(Box::new(moved)))?;
+    for row in log.range::<&[u8]>(firm.bytes()..firm.end().bytes()).map_err(failed)? {
+        for entry in Block::of(row.map_err(failed)?.1.value())?.entries() {
+            let entry = entry?;
+            out.put(Piece::Record(Box::new(MovedRecord { arrival: entry.arrival, record: pages::record_of(&entry)? })))?;
+        }
     }
     Ok(())
-}
-
-fn firm_of(prefix: &Spelling) -> Result<FirmId, StoreError> {
-    let text = prefix.bytes().get(4..).and_then(|bytes| std::str::from_utf8(bytes).ok());
-    text.and_then(|text| FirmId::parse(text).ok()).ok_or_else(|| corrupt("a firm's rows do not begin with its id"))
 }
 
 fn write_spools(snapshot: &ReadTransaction, out: &mut Outgoing<'_>) -> Result<(), MoveError> {
@@ -140,9 +133,12 @@ impl Import {
         let transaction = disk.write()?;
         let writes = Cell::new(0);
         let mut change = Change::open(&transaction, &writes)?;
+        let mut log = Vec::new();
         for piece in self.batch.drain(..) {
-            take(&mut change, piece)?;
+            take(&mut change, piece, &mut log)?;
         }
+        flush_log(&mut change, &mut log)?;
+        activity::write_ways(&mut change)?;
         change.finish()?;
         transaction.commit().map_err(failed)?;
         Ok(())
@@ -157,22 +153,32 @@ impl Import {
     }
 }
 
-fn take(change: &mut Change<'_>, piece: Piece) -> Result<(), StoreError> {
+/// Takes a piece; records wait in `log` for those of the same firm behind them, with which they make blocks.
+fn take(change: &mut Change<'_>, piece: Piece, log: &mut Vec<MovedRecord>) -> Result<(), StoreError> {
     match piece {
-        Piece::Firm(_) => Ok(()),
+        Piece::Firm(_) => flush_log(change, log),
         Piece::Key(key) => {
             let record = key.record();
             keys::insert(change, &record)?;
             change.key_uses.put(schema::of_key(record.id).bytes(), &schema::write_uses(&key.uses))
         }
         Piece::Record(moved) => {
-            change.arrival = change.arrival.max(moved.arrival);
-            activity::append_at(change, &moved.record, moved.arrival).map(drop)
+            log.push(*moved);
+            Ok(())
         }
         Piece::Spool(spool, sequence) => change.spools.put(spool.as_bytes(), &sequence.to_be_bytes()),
         // Of no use here, but kept for the way back.
         Piece::DataSet(partition, token) => change.meta.put(&[schema::META_DATA_SET, &partition.to_be_bytes()].concat(), token.as_bytes()),
     }
+}
+
+/// Writes the records that wait, all of one firm.
+fn flush_log(change: &mut Change<'_>, log: &mut Vec<MovedRecord>) -> Result<(), StoreError> {
+    let Some(firm) = log.first().map(|moved| moved.record.firm_id.clone()) else { return Ok(()) };
+    let last = log.iter().map(|moved| moved.arrival).max();
+    change.arrival = change.arrival.max(last.unwrap_or(0));
+    let records: Vec<_> = log.drain(..).map(|moved| (moved.arrival, WrittenRecord::from(moved.record))).collect();
+    activity::append_as_of(change, &firm, &records)
 }
 
 impl Target for Import {

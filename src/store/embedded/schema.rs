@@ -8,27 +8,31 @@
 //!   live_by_creator     firm | user | id          → nothing
 //!   idempotency         firm | user | text        → id, time
 //!   idempotency_by_time time | key of the above   → nothing
-//!   key_uses            id                        → version, JSON  last use, what it was seen with
-//!   activity            firm | time | event       → version, arrival, key id, JSON
-//!   activity_by_key     key | time | event        → nothing
-//!   activity_by_change  firm | time | event       → nothing        creates and revokes only
-//!   activity_by_arrival firm | arrival            → time, event
+//!   key_uses            id                        → version, last use, what it was seen with
+//!   activity            firm | first arrival         → version, the records of a block
+//!   activity_new        first arrival                → firm, newest, first arrival      blocks not yet in the next two
+//!   activity_by_time    firm | newest | first arrival → how many records
+//!   activity_by_key     firm | key | newest | first arrival → permits that the key spent in the block
+//!   activity_by_change  firm | newest | first arrival → nothing      blocks with creates or revokes only
 //!   spools              spool                     → last sequence
 //!   meta                name                      → number         schema, epoch, arrival; data_set: a text
 //! ```
 //!
-//! Texts are led by their length and numbers are big-endian, so no two keys are spelt alike and keys sort as their
+//! A block holds records of one firm that were taken together and are of nearly one time; `block` has its format. Its
+//! newest time and its first arrival lead to it. Texts are led by their length and numbers are big-endian, so no two keys are spelt alike and keys sort as their
 //! parts do. No value ever holds a secret.
+
+use std::time::Duration;
 
 use redb::{ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::domain::{AuditRecord, FirmId, KeyDigest, KeyId, KeyRecord, Timestamp, UserId};
-use crate::store::uses::KeyUses;
+use crate::domain::{FirmId, KeyDigest, KeyId, KeyRecord, Timestamp, UserId};
+use crate::store::uses::{KeyUses, Seen};
 use crate::store::written::WrittenKey;
-use crate::store::{ActivityPlace, StoreError};
+use crate::store::{LastUse, StoreError};
 
 /// A table's keys and values are bytes that only this file understands.
 pub(super) type Raw = &'static [u8];
@@ -43,16 +47,17 @@ pub(super) const IDEMPOTENCY: Definition = TableDefinition::new("idempotency");
 pub(super) const IDEMPOTENCY_BY_TIME: Definition = TableDefinition::new("idempotency_by_time");
 pub(super) const KEY_USES: Definition = TableDefinition::new("key_uses");
 pub(super) const ACTIVITY: Definition = TableDefinition::new("activity");
+pub(super) const ACTIVITY_NEW: Definition = TableDefinition::new("activity_new");
+pub(super) const ACTIVITY_BY_TIME: Definition = TableDefinition::new("activity_by_time");
 pub(super) const ACTIVITY_BY_KEY: Definition = TableDefinition::new("activity_by_key");
 pub(super) const ACTIVITY_BY_CHANGE: Definition = TableDefinition::new("activity_by_change");
-pub(super) const ACTIVITY_BY_ARRIVAL: Definition = TableDefinition::new("activity_by_arrival");
 pub(super) const SPOOLS: Definition = TableDefinition::new("spools");
 pub(super) const META: Definition = TableDefinition::new("meta");
 
 /// Which layout of tables this version reads and writes.
-pub(super) const SCHEMA: u64 = 1;
+pub(super) const SCHEMA: u64 = 2;
 /// First byte of every value that is more than an index.
-const VALUE_VERSION: u8 = 1;
+pub(super) const VALUE_VERSION: u8 = 1;
 
 /// Names in `meta`.
 pub(super) const META_SCHEMA: &[u8] = b"schema";
@@ -66,6 +71,11 @@ pub(super) const META_DATA_SET: &[u8] = b"data_set ";
 pub(super) struct Spelling(Vec<u8>);
 
 impl Spelling {
+    /// Nothing yet, and room for so many bytes.
+    pub(super) fn with_room(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
     /// A text, led by its length in four bytes, so that what follows cannot be taken for a part of it.
     pub(super) fn text(mut self, text: &str) -> Self {
         let length = u32::try_from(text.len()).expect("a text from a request's head is shorter than 4 GiB");
@@ -95,6 +105,14 @@ impl Spelling {
         self
     }
 
+    /// Whether there is a part, and then the part.
+    fn optional<T>(self, part: Option<T>, write: impl FnOnce(Self, T) -> Self) -> Self {
+        match part {
+            Some(part) => write(self.raw(&[1]), part),
+            None => self.raw(&[0]),
+        }
+    }
+
     /// After every key that begins like this one and goes on with at most a number and a UUID.
     pub(super) fn end(&self) -> Self {
         self.clone().raw(&[0xff; 32])
@@ -102,6 +120,10 @@ impl Spelling {
 
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
     }
 }
 
@@ -128,13 +150,13 @@ impl<'a> Reading<'a> {
         Self(bytes)
     }
 
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
+    pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
         let (taken, rest) = self.0.split_first_chunk::<N>().ok_or_else(|| corrupt("a value ends too early"))?;
         self.0 = rest;
         Ok(*taken)
     }
 
-    fn version(&mut self) -> Result<(), StoreError> {
+    pub(super) fn version(&mut self) -> Result<(), StoreError> {
         match self.take()? {
             [VALUE_VERSION] => Ok(()),
             [other] => Err(StoreError::Corrupt(format!("a value has version {other}; this program knows {VALUE_VERSION} only"))),
@@ -153,8 +175,21 @@ impl<'a> Reading<'a> {
         self.take().map(Uuid::from_bytes)
     }
 
-    pub(super) fn place(&mut self) -> Result<ActivityPlace, StoreError> {
-        Ok(ActivityPlace { time: self.time()?, event: self.uuid()? })
+    pub(super) fn text(&mut self) -> Result<&'a str, StoreError> {
+        let length = u32::from_be_bytes(self.take()?) as usize;
+        let (text, rest) = self.0.split_at_checked(length).ok_or_else(|| corrupt("a text ends too early"))?;
+        self.0 = rest;
+        std::str::from_utf8(text).map_err(|_| corrupt("a text is none"))
+    }
+
+    fn optional<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+        let [count] = self.take()?;
+        if count == 0 { Ok(None) } else { read(self).map(Some) }
+    }
+
+    /// What is left.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.0
     }
 
     fn json<T: DeserializeOwned>(self) -> Result<T, StoreError> {
@@ -162,10 +197,28 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The last two parts of an activity key: the place within the log.
-pub(super) fn place_at_end(key: &[u8]) -> Result<ActivityPlace, StoreError> {
-    let tail = key.last_chunk::<24>().ok_or_else(|| corrupt("an activity key is too short"))?;
-    Reading::of(tail).place()
+/// What the keys of a firm's rows begin with, from one of them.
+pub(super) fn firm_at_start(key: &[u8]) -> Result<FirmId, StoreError> {
+    let text = Reading::of(key).text()?;
+    FirmId::parse(text).map_err(|_| corrupt("a firm's rows do not begin with its id"))
+}
+
+/// The id that a key ends with.
+pub(super) fn id_at_end(key: &[u8]) -> Result<Uuid, StoreError> {
+    key.last_chunk().map(|id| Uuid::from_bytes(*id)).ok_or_else(|| corrupt("a row's key is too short"))
+}
+
+/// The newest time and the first arrival that lead to a block.
+pub(super) fn way_at_end(key: &[u8]) -> Result<(Timestamp, u64), StoreError> {
+    let tail = key.last_chunk::<16>().ok_or_else(|| corrupt("the way to a block is too short"))?;
+    let mut reading = Reading::of(tail);
+    Ok((reading.time()?, reading.number()?))
+}
+
+/// What the way to a new block says: the beginning of its firm's rows, its newest time and its first arrival.
+pub(super) fn firm_of_way(way: &[u8]) -> Result<(Spelling, Timestamp, u64), StoreError> {
+    let (newest, first) = way_at_end(way)?;
+    Ok((of_firm(&firm_at_start(way)?), newest, first))
 }
 
 /// A sentence about something that cannot be read.
@@ -187,36 +240,50 @@ pub(super) fn read_record(bytes: &[u8]) -> Result<KeyRecord, StoreError> {
 }
 
 pub(super) fn write_uses(uses: &KeyUses) -> Vec<u8> {
-    append_json(vec![VALUE_VERSION], uses)
+    let last = |spelling: Spelling, last: &LastUse| {
+        let spelling = spelling.time(last.at).optional(last.user_agent.as_deref(), Spelling::text);
+        spelling.optional(last.client_ip.as_deref(), Spelling::text)
+    };
+    let spelling = Spelling::default().raw(&[VALUE_VERSION]).optional(uses.last.as_ref(), last);
+    write_seen(write_seen(spelling, &uses.tools), &uses.networks).0
+}
+
+fn write_seen(spelling: Spelling, seen: &[Seen]) -> Spelling {
+    let spelling = spelling.raw(&[u8::try_from(seen.len()).unwrap_or(u8::MAX)]);
+    seen.iter().take(u8::MAX.into()).fold(spelling, |spelling, seen| spelling.time(seen.at).text(&seen.what))
 }
 
 pub(super) fn read_uses(bytes: &[u8]) -> Result<KeyUses, StoreError> {
     let mut reading = Reading::of(bytes);
     reading.version()?;
-    reading.json()
+    let text = |reading: &mut Reading<'_>| reading.text().map(str::to_owned);
+    let last = reading
+        .optional(|reading| Ok(LastUse { at: reading.time()?, user_agent: reading.optional(text)?, client_ip: reading.optional(text)? }))?;
+    Ok(KeyUses { last, tools: read_seen(&mut reading)?, networks: read_seen(&mut reading)? })
 }
 
-pub(super) fn write_activity(record: &AuditRecord, arrival: u64) -> Vec<u8> {
-    let mut value = vec![VALUE_VERSION];
-    value.extend(arrival.to_be_bytes());
-    value.extend(record.key_id.uuid().as_bytes());
-    append_json(value, record)
+fn read_seen(reading: &mut Reading<'_>) -> Result<Vec<Seen>, StoreError> {
+    let [count] = reading.take()?;
+    (0..count).map(|_| Ok(Seen { at: reading.time()?, what: reading.text()?.to_owned() })).collect()
 }
 
-pub(super) fn read_activity(bytes: &[u8]) -> Result<AuditRecord, StoreError> {
-    let mut reading = Reading::of(bytes);
-    activity_head(&mut reading)?;
-    reading.json()
+/// What a key spent in a block: for each record that spent any, how long before the block's newest time in microseconds,
+/// and how many permits; four bytes each. So a window is made again without reading the records.
+pub(super) fn write_spent(newest: Timestamp, spent: impl Iterator<Item = (Timestamp, u32)>) -> Vec<u8> {
+    let spent = spent.filter(|(_, permits)| *permits > 0).flat_map(|(time, permits)| {
+        let before = u32::try_from(newest.micros().saturating_sub(time.micros())).unwrap_or(0);
+        [before.to_be_bytes(), permits.to_be_bytes()]
+    });
+    spent.collect::<Vec<_>>().concat()
 }
 
-/// Arrival and key of an activity value: all that trimming needs, so that it costs no parsing.
-pub(super) fn read_activity_head(bytes: &[u8]) -> Result<(u64, KeyId), StoreError> {
-    activity_head(&mut Reading::of(bytes))
-}
-
-fn activity_head(reading: &mut Reading<'_>) -> Result<(u64, KeyId), StoreError> {
-    reading.version()?;
-    Ok((reading.number()?, KeyId::new(reading.uuid()?)))
+/// When it spent how many permits.
+pub(super) fn read_spent(newest: Timestamp, bytes: &[u8]) -> impl Iterator<Item = (Timestamp, u32)> {
+    let (spent, _) = bytes.as_chunks::<8>();
+    spent.iter().map(move |[a, b, c, d, permits @ ..]| {
+        let before = u32::from_be_bytes([*a, *b, *c, *d]);
+        (newest.minus(Duration::from_micros(before.into())), u32::from_be_bytes(*permits))
+    })
 }
 
 fn append_json<T: Serialize>(mut value: Vec<u8>, content: &T) -> Vec<u8> {
@@ -269,9 +336,23 @@ mod tests {
             versioned.extend(&bytes);
             for bytes in [bytes, versioned] {
                 prop_assert!(matches!(read_record(&bytes), Err(StoreError::Corrupt(_))));
-                prop_assert!(matches!(read_activity(&bytes), Err(StoreError::Corrupt(_))));
-                prop_assert!(matches!(read_uses(&bytes), Err(StoreError::Corrupt(_))));
+                // Some bytes do tell of uses, if of strange ones.
+                prop_assert!(matches!(read_uses(&bytes), Ok(_) | Err(StoreError::Corrupt(_))));
             }
+        }
+
+        #[test]
+        fn uses_read_back_as_they_were_written(at in any::<i64>(), texts in proptest::collection::vec(proptest::option::of(".{0,9}"), 10)) {
+            let seen = |texts: &[Option<String>]| -> Vec<Seen> {
+                texts.iter().flatten().map(|what| Seen { what: what.clone(), at: Timestamp::from_micros(at) }).collect()
+            };
+            let last = |user_agent: &Option<String>| LastUse {
+                at: Timestamp::from_micros(at),
+                user_agent: user_agent.clone(),
+                client_ip: texts[9].clone(),
+            };
+            let uses = KeyUses { last: texts[8].as_ref().map(|_| last(&texts[7])), tools: seen(&texts[..3]), networks: seen(&texts[3..7]) };
+            prop_assert_eq!(read_uses(&write_uses(&uses)).ok(), Some(uses));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::activity::Opened;
+use super::pages::Start;
 use crate::clock;
 use crate::domain::window::{Decision, GRANT_LIFE, WINDOW, Window};
 use crate::domain::{BootInstant, KeyId};
@@ -34,8 +34,8 @@ struct Shard {
 
 impl Windows {
     /// No windows yet; for the first minute a missing one has to be made from the log.
-    pub(super) fn since(opened: Opened) -> Self {
-        Self { shards: Default::default(), complete_from: opened.boot.plus(WINDOW).plus(GRANT_LIFE) }
+    pub(super) fn since(start: Start) -> Self {
+        Self { shards: Default::default(), complete_from: start.boot.plus(WINDOW).plus(GRANT_LIFE) }
     }
 
     /// Decides, unless the key's window must be made from the log first.

@@ -4,34 +4,37 @@
 //! only, and each keeps its own mark: what all of them hold is what the log holds. A batch that failed somewhere is sent
 //! again to all; those who had it skip it.
 //!
-//! A firm's stream is in the order of arrival, and a place in it is the stream's id `ms-n` as one number, `ms << 22 | n`:
-//! 41 bits of milliseconds until 2039 and 4 million records within one of them. The order by time is a sorted set beside it.
+//! A firm's stream is in the order of arrival and holds blocks of records; a sorted set beside it has them by time. Filters
+//! choose blocks in Redis and records here. See `blocks`.
 
-use std::collections::{HashMap, HashSet};
-use std::num::NonZeroU64;
+use std::cmp::Reverse;
 
 use futures_util::future::try_join_all;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use uuid::Uuid;
 
-use super::keys::{number, words};
-use super::schema::{self, Names};
-use super::{RedisStore, corrupt};
-use crate::domain::{Action, AuditRecord, FirmId, FirmTag, KeyId, Outcome, Sequence, Timestamp};
-use crate::store::uses::{network, tool};
+use super::keys::{number, time, words};
+use super::schema::Names;
+use super::script::NONE;
+use super::shipment::{Argument, Part, Prepared};
+use super::{RedisStore, blocks, corrupt, log_scripts};
+use crate::domain::{AuditRecord, Field, FirmTag, Sequence, Timestamp, WrittenRecord};
 use crate::store::{ActivityOrder, ActivityPage, ActivityPlace, ActivityQuery, AuditBatch, StoreError};
 
+/// Records that one call ships at most: Redis serves nobody else meanwhile, for some five milliseconds.
+const SHIPPED_PER_CALL: usize = 512;
 /// Records of one page at most, whoever asks.
 const PAGE_MAX: usize = 10_000;
-/// Records that one call of the script answers, and looks at: Redis serves nobody else meanwhile.
-const CHUNK: usize = 500;
-/// Arrivals that one call looks at: a filter that fits nothing must not read the whole log at once.
-const ARRIVALS_PER_CALL: usize = 1_000;
-/// Bits of a place that number the records of one millisecond.
-const NUMBER_BITS: u32 = 22;
+/// Bytes of blocks after which one call of the script answers, and how many more an ordinary record takes.
+const CHUNK_BYTES_MAX: usize = 256 * 1024;
+const RECORD_BYTES: usize = 400;
+/// Blocks that one call looks at: a filter that fits nothing must not read the whole log at once.
+const BLOCKS_PER_CALL: usize = 200;
+/// Blocks that one call reads in the order of arrival, at most a megabyte or so.
+pub(super) const ARRIVALS_PER_CALL: usize = 32;
 
 /// A stream's entry: its id, and fields and values in turn.
-pub(super) type Entry = (String, Vec<String>);
+pub(super) type Entry = (String, Vec<Vec<u8>>);
 
 /// A record as fields and values in turn, absent ones left out.
 pub(super) fn write(record: &AuditRecord) -> Vec<String> {
@@ -44,126 +47,74 @@ pub(super) fn write(record: &AuditRecord) -> Vec<String> {
         .collect()
 }
 
-pub(super) fn read(fields: &[String]) -> Result<AuditRecord, StoreError> {
-    let pairs = fields.chunks_exact(2).filter_map(|pair| Some((pair.first()?.clone(), Value::String(pair.last()?.clone()))));
-    let members: Map<String, Value> = pairs.collect();
-    serde_json::from_value(Value::Object(members))
-        .map_err(|error| StoreError::Corrupt(format!("an audit record is not what it should be: {error}")))
+pub(super) fn read(record: &WrittenRecord) -> Result<AuditRecord, StoreError> {
+    record.read().map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+/// The arrivals and records of an entry of a firm's log.
+pub(super) fn read_entry((id, fields): &Entry) -> Result<Vec<(u64, WrittenRecord)>, StoreError> {
+    let [_, block] = fields.as_slice() else { return Err(corrupt("an entry of a firm's log is no block")) };
+    blocks::arrived(id, block)
 }
 
 pub(super) async fn ship(store: &RedisStore, batch: AuditBatch) -> Result<Sequence, StoreError> {
-    let sequences = range_of(&batch.records)?;
-    let mut parts: Vec<Vec<&AuditRecord>> = store.partitions.iter().map(|_| Vec::new()).collect();
-    for record in &batch.records {
-        let home = usize::from(store.names_of(FirmTag::of(&record.firm_id)).partition.0);
-        parts.get_mut(home).ok_or_else(|| corrupt("a firm has no partition"))?.push(record);
-    }
-    let shipments = store.partitions.iter().zip(&parts).map(|(names, records)| ship_to(store, names, &batch, sequences, records));
-    Ok(try_join_all(shipments).await?.into_iter().min().unwrap_or_default())
+    let prepared = Prepared::of(&batch.records)?;
+    let (first, last) = prepared.range()?;
+    let homes = prepared.homes(|tag| usize::from(store.names_of(tag).partition.0));
+    let shipments = store.partitions.iter().map(async |names| {
+        let is_here = |firm: usize| homes.get(firm) == Some(&usize::from(names.partition.0));
+        let mut begin = 0;
+        loop {
+            let places = begin..batch.records.len().min(begin + SHIPPED_PER_CALL);
+            let range = (first + begin as u64, last.min(first + places.end as u64 - 1));
+            let mark = ship_to(store, names, &batch, range, |mark| prepared.part(&places, mark, is_here)).await?;
+            begin = places.end;
+            if begin == batch.records.len() {
+                return Ok::<_, StoreError>(mark);
+            }
+        }
+    });
+    Ok(try_join_all(shipments).await?.into_iter().min().map_or(Sequence::default(), Sequence))
 }
 
-/// The first and last sequence; 1 and 0 when there are no records. The batch itself has no gap.
-fn range_of(records: &[AuditRecord]) -> Result<(u64, u64), StoreError> {
-    let mut range: Option<(u64, u64)> = None;
-    for record in records {
-        let sequence = record.sequence.ok_or_else(|| corrupt("a spooled record has no sequence"))?.get();
-        range = match range {
-            None => Some((sequence, sequence)),
-            Some((first, last)) if last.checked_add(1) == Some(sequence) => Some((first, sequence)),
-            Some((_, last)) => return Err(StoreError::Corrupt(format!("a batch goes on at {sequence} after {last}"))),
-        };
-    }
-    Ok(range.unwrap_or((1, 0)))
-}
-
-async fn ship_to(
+/// Ships the records of a range of sequences into one partition, those that it does not hold already.
+async fn ship_to<'a>(
     store: &RedisStore,
     names: &Names,
     batch: &AuditBatch,
     (first, last): (u64, u64),
-    records: &[&AuditRecord],
-) -> Result<Sequence, StoreError> {
-    let age = batch.age_max.map_or_else(String::new, |age| age.as_micros().to_string());
-    let Sequence(lost) = batch.lost_up_to.unwrap_or_default();
-    let mut arguments = vec![names.prefix.clone(), age];
-    arguments.extend([lost, first, last].map(|number| number.to_string()));
-    arguments.push(records.len().to_string());
-    for record in records {
-        let fields = write(record);
-        arguments.extend([
-            record.sequence.map_or(0, NonZeroU64::get).to_string(),
-            record.firm_id.to_string(),
-            record.time.micros().to_string(),
-            record.event_id.simple().to_string(),
-            fields.len().to_string(),
-        ]);
-        arguments.extend(fields);
-    }
-    let mut keys = vec![names.mark(batch.spool), names.stream.clone(), names.named("firms"), names.named("spools")];
-    let firms: HashSet<&FirmId> = records.iter().map(|record| &record.firm_id).collect();
-    keys.extend(firms.into_iter().flat_map(|firm| ["log", "times"].map(|what| names.of_firm(firm, what))));
-    let uses = uses(records);
-    arguments.push(uses.len().to_string());
-    for (key, uses) in uses {
-        keys.extend(["uses", "tools", "networks"].map(|what| names.of_key(what, key)));
-        uses.spell(key, &mut arguments);
-    }
-    let answer: Vec<String> = store.connections.bulk().call(&schema::SHIP, &keys, &arguments).await?;
-    match &*words(&answer) {
-        ["taken", mark] => Ok(Sequence(number(mark)?)),
-        ["gap", mark] => Err(StoreError::Corrupt(format!("a spool goes on at {first}, but the log holds it up to {mark} only"))),
-        _ => Err(corrupt("a shipment has an unknown answer")),
+    part: impl Fn(u64) -> Part<'a>,
+) -> Result<u64, StoreError> {
+    let mut mark = 0;
+    loop {
+        let part = part(mark);
+        let (more_keys, more_arguments) = part.spelt(names)?;
+        let mut keys = vec![names.mark(batch.spool), names.stream.clone(), names.named("firms"), names.named("spools")];
+        keys.extend(more_keys);
+        let age = batch.age_max.map_or_else(String::new, |age| age.as_micros().to_string());
+        let Sequence(lost) = batch.lost_up_to.unwrap_or_default();
+        let mut arguments = vec![Argument::Text(names.prefix.clone()), Argument::Text(age)];
+        arguments.extend([lost, first.max(mark + 1), last].map(Argument::Number));
+        arguments.extend(more_arguments);
+        let answer: Vec<String> = store.connections.bulk().call(&log_scripts::SHIP, &keys, &arguments).await?;
+        match &*words(&answer) {
+            ["taken", mark] => return number(mark),
+            ["partly", taken] if number(taken)? > mark => mark = number(taken)?,
+            ["gap", mark] => {
+                return Err(StoreError::Corrupt(format!("a spool goes on at {first}, but the log holds it up to {mark} only")));
+            }
+            _ => return Err(corrupt("a shipment has an unknown answer")),
+        }
     }
 }
 
 /// What every partition holds.
 pub(super) async fn shipped(store: &RedisStore, spool: Uuid) -> Result<Sequence, StoreError> {
     let marks = store.partitions.iter().map(async |names| {
-        let mark: String = store.connections.bulk().call(&schema::MARK, &[names.mark(spool)], &[]).await?;
+        let mark: String = store.connections.bulk().call(&log_scripts::MARK, &[names.mark(spool)], NONE).await?;
         number(&mark)
     });
     Ok(Sequence(try_join_all(marks).await?.into_iter().min().unwrap_or(0)))
-}
-
-/// What a batch tells of one key: the newest use, and each tool and network with its newest time.
-#[derive(Default)]
-struct Uses<'a> {
-    last: Option<&'a AuditRecord>,
-    tools: HashMap<String, Timestamp>,
-    networks: HashMap<String, Timestamp>,
-}
-
-fn uses<'a>(records: &[&'a AuditRecord]) -> HashMap<KeyId, Uses<'a>> {
-    let mut all: HashMap<KeyId, Uses<'_>> = HashMap::new();
-    for record in records.iter().copied().filter(|record| record.action == Action::Use && record.outcome == Outcome::Allowed) {
-        let uses = all.entry(record.key_id).or_default();
-        if uses.last.is_none_or(|last| last.time <= record.time) {
-            uses.last = Some(record);
-        }
-        let seen = [
-            (&mut uses.tools, record.user_agent.as_deref().and_then(tool)),
-            (&mut uses.networks, record.client_ip.as_deref().and_then(network)),
-        ];
-        for (known, what) in seen {
-            if let Some(what) = what {
-                let at = known.entry(what).or_insert(record.time);
-                *at = (*at).max(record.time);
-            }
-        }
-    }
-    all
-}
-
-impl Uses<'_> {
-    fn spell(self, key: KeyId, arguments: &mut Vec<String>) {
-        let Some(last) = self.last else { return };
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        arguments.extend([key.to_string(), last.time.micros().to_string(), text(&last.user_agent), text(&last.client_ip)]);
-        for seen in [self.tools, self.networks] {
-            arguments.push(seen.len().to_string());
-            arguments.extend(seen.into_iter().flat_map(|(what, at)| [what, at.micros().to_string()]));
-        }
-    }
 }
 
 pub(super) async fn activity(store: &RedisStore, query: ActivityQuery) -> Result<ActivityPage, StoreError> {
@@ -174,7 +125,7 @@ pub(super) async fn activity(store: &RedisStore, query: ActivityQuery) -> Result
             let log = store.names_of(FirmTag::of(&query.firm)).of_firm(&query.firm, "log");
             let last: Vec<Entry> =
                 store.connections.bulk().send(redis::cmd("XREVRANGE").arg(log).arg("+").arg("-").arg("COUNT").arg(1)).await?;
-            let arrival = last.first().map(|(id, _)| arrival(id)).transpose()?.unwrap_or(0);
+            let arrival = last.first().map(|(id, _)| blocks::arrival(id)).transpose()?.unwrap_or(0);
             Ok(ActivityPage { records: Vec::new(), more: false, arrival })
         }
     }
@@ -185,94 +136,102 @@ async fn newest_first(store: &RedisStore, query: &ActivityQuery, after: Option<A
     let keys = [names.of_firm(&query.firm, "times"), names.of_firm(&query.firm, "log")];
     let wanted = query.limit.clamp(1, PAGE_MAX);
     let after = after.filter(|place| query.until.is_none_or(|until| place.time < until));
-    let (mut latest, mut before) = match (after, query.until) {
-        (Some(place), _) => (place.time.micros().to_string(), place.event.simple().to_string()),
-        (None, Some(until)) => (format!("({}", until.micros()), String::new()),
-        (None, None) => ("+inf".to_owned(), String::new()),
-    };
+    let newest = after.map(|place| place.time).or(query.until).map(|newest| newest.plus(blocks::SPAN));
+    let mut from = (newest.map_or_else(|| "+inf".to_owned(), |newest| newest.micros().to_string()), String::new());
     let earliest = query.since.map_or_else(|| "-inf".to_owned(), |since| since.micros().to_string());
-    let key = query.key.map_or_else(String::new, |key| key.to_string());
-    let action = query.action.map_or_else(String::new, |action| action.to_string());
-    let mut records = Vec::new();
+    let key = query.key.map_or_else(String::new, |key| within(Field::KeyId, &key.to_string()));
+    let action = query.action.map_or_else(String::new, |action| within(Field::Action, action.word()));
+    let (mut records, mut waiting) = (Vec::new(), Vec::new());
     // One more than is wanted tells whether more follow.
     while records.len() <= wanted {
-        let most = (wanted + 1 - records.len()).min(CHUNK);
-        let arguments = [&latest, &before, &earliest, &key, &action, &most.to_string(), &CHUNK.to_string()].map(ToString::to_string);
-        let (place, found) = split(store.connections.bulk().call(&schema::NEWEST, &keys, &arguments).await?)?;
-        for fields in &found {
-            records.push(read(fields)?);
+        let missing = wanted + 1 - records.len();
+        let bytes = (missing * RECORD_BYTES).min(CHUNK_BYTES_MAX).to_string();
+        let arguments = [&from.0, &from.1, &earliest, &key, &action, &bytes, &BLOCKS_PER_CALL.to_string()].map(ToString::to_string);
+        let (place, found) = split(store.connections.bulk().call(&log_scripts::NEWEST, &keys, &arguments).await?)?;
+        for block in &found {
+            for (_, record) in blocks::read(block)? {
+                let place = place_of(&record)?;
+                if fits(query, place.time, &record) && after.is_none_or(|after| place < after) {
+                    waiting.push((place, record));
+                }
+            }
+        }
+        waiting.sort_by_key(|(place, _)| Reverse(*place));
+        // What was not looked at may be as new as the last block that was.
+        let ready = match &place {
+            Some((newest, _)) => {
+                let newest = time(newest)?;
+                waiting.partition_point(|(place, _)| place.time > newest)
+            }
+            None => waiting.len(),
+        };
+        for (_, record) in waiting.drain(..ready).take(missing) {
+            records.push(read(&record)?);
         }
         let Some(place) = place else { break };
-        (latest, before) = place;
+        from = place;
     }
     let more = records.len() > wanted;
     records.truncate(wanted);
     Ok(ActivityPage { records, more, arrival: 0 })
 }
 
-/// Where the script stopped looking, unless at the end, and what it found.
-type Newest = (Option<(String, String)>, Vec<Vec<String>>);
+/// What a block holds that has a record with this field.
+fn within(field: Field, text: &str) -> String {
+    format!("{}{}:{text}", char::from(field.letter()), text.len())
+}
+
+fn place_of(record: &WrittenRecord) -> Result<ActivityPlace, StoreError> {
+    match (record.time(), record.event_id()) {
+        (Some(time), Some(event)) => Ok(ActivityPlace { time, event }),
+        _ => Err(corrupt("an audit record has no time or no event")),
+    }
+}
+
+/// Where the script stopped looking, unless at the end, and the blocks it found.
+type Newest = (Option<(String, String)>, Vec<Vec<u8>>);
 
 fn split(answer: Vec<redis::Value>) -> Result<Newest, StoreError> {
     let text = |value: redis::Value| redis::from_redis_value::<String>(value).map_err(|_| corrupt("a place in the log is none"));
     let mut answer = answer.into_iter();
-    let (Some(score), Some(event)) = (answer.next(), answer.next()) else { return Err(corrupt("a page has no place")) };
-    let place = Some((text(score)?, text(event)?)).filter(|(score, _)| !score.is_empty());
-    let found = answer.map(|fields| redis::from_redis_value(fields).map_err(|_| corrupt("a record is not made of texts")));
+    let (Some(newest), Some(id)) = (answer.next(), answer.next()) else { return Err(corrupt("a page has no place")) };
+    let place = Some((text(newest)?, text(id)?)).filter(|(newest, _)| !newest.is_empty());
+    let found = answer.map(|block| redis::from_redis_value(block).map_err(|_| corrupt("a block is not made of bytes")));
     Ok((place, found.collect::<Result<_, _>>()?))
 }
 
 async fn in_arrival(store: &RedisStore, query: &ActivityQuery, after: u64) -> Result<ActivityPage, StoreError> {
     let log = store.names_of(FirmTag::of(&query.firm)).of_firm(&query.firm, "log");
-    let start = format!("({}", place(after));
+    let start = format!("({}", blocks::place(after));
     let entries: Vec<Entry> =
         store.connections.bulk().send(redis::cmd("XRANGE").arg(log).arg(start).arg("+").arg("COUNT").arg(ARRIVALS_PER_CALL)).await?;
     let mut page = ActivityPage { records: Vec::new(), more: entries.len() == ARRIVALS_PER_CALL, arrival: after };
-    for (id, fields) in &entries {
-        let record = Some(read(fields)?).filter(|record| fits(query, record));
-        if record.is_some() && page.records.len() == query.limit.clamp(1, PAGE_MAX) {
-            page.more = true;
-            break;
+    for entry in &entries {
+        for (arrival, record) in read_entry(entry)?.into_iter().filter(|(arrival, _)| *arrival > after) {
+            if fits(query, place_of(&record)?.time, &record) {
+                if page.records.len() == query.limit.clamp(1, PAGE_MAX) {
+                    page.more = true;
+                    return Ok(page);
+                }
+                page.records.push(read(&record)?);
+            }
+            page.arrival = arrival;
         }
-        page.arrival = arrival(id)?;
-        page.records.extend(record);
     }
     Ok(page)
 }
 
-fn fits(query: &ActivityQuery, record: &AuditRecord) -> bool {
-    query.key.is_none_or(|key| key == record.key_id)
-        && query.action.is_none_or(|action| action == record.action)
-        && query.since.is_none_or(|since| record.time >= since)
-        && query.until.is_none_or(|until| record.time < until)
-}
-
-/// The id that an arrival was made of.
-pub(super) fn place(arrival: u64) -> String {
-    format!("{}-{}", arrival >> NUMBER_BITS, arrival & ((1 << NUMBER_BITS) - 1))
-}
-
-pub(super) fn arrival(id: &str) -> Result<u64, StoreError> {
-    let (ms, count) = id.split_once('-').ok_or_else(|| corrupt("a stream's id is none"))?;
-    let (ms, count) = (number(ms)?, number(count)?);
-    if ms >> (u64::BITS - NUMBER_BITS) == 0 && count >> NUMBER_BITS == 0 {
-        Ok(ms << NUMBER_BITS | count)
-    } else {
-        Err(corrupt("a stream's id is too large"))
-    }
+fn fits(query: &ActivityQuery, time: Timestamp, record: &WrittenRecord) -> bool {
+    query.key.is_none_or(|key| record.field(Field::KeyId).is_some_and(|text| text.parse() == Ok(key)))
+        && query.action.is_none_or(|action| record.field(Field::Action) == Some(action.word()))
+        && query.since.is_none_or(|since| time >= since)
+        && query.until.is_none_or(|until| time < until)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::{Epoch, RenewalRequest, Store};
-
-    #[test]
-    fn a_record_reads_back_from_its_fields() {
-        let mut record = AuditRecord::example(5);
-        record.sequence = std::num::NonZeroU64::new(9);
-        assert_eq!(read(&write(&record)).ok(), Some(record));
-    }
 
     #[tokio::test]
     async fn an_emptied_redis_is_not_taken_for_one_that_forgot_all_records() {
@@ -286,11 +245,91 @@ mod tests {
         store.connections.bulk().send::<String>(&redis::cmd("FLUSHALL")).await.unwrap();
         assert!(store.shipped(spool).await.is_err());
     }
+    /// Ships these records as a spool of their own.
+    async fn ship_all(store: &RedisStore, spool: u128, mut records: Vec<AuditRecord>) {
+        for (record, sequence) in records.iter_mut().zip(1..) {
+            record.sequence = std::num::NonZeroU64::new(sequence);
+        }
+        let records = records.into_iter().map(WrittenRecord::from).collect();
+        let batch = AuditBatch { spool: Uuid::from_u128(spool), records, lost_up_to: None, age_max: None };
+        store.ship(batch).await.unwrap();
+    }
 
-    #[test]
-    fn arrivals_are_ordered_as_ids_are() {
-        assert!(arrival("1795458600000-1").unwrap() < arrival("1795458600000-2").unwrap());
-        assert!(arrival("1795458600000-2").unwrap() < arrival("1795458600001-0").unwrap());
-        assert!(arrival("1795458600000").is_err() && arrival("1-99999999").is_err());
+    fn asked(order: ActivityOrder, limit: usize) -> ActivityQuery {
+        let firm = AuditRecord::example(0).firm_id;
+        ActivityQuery { firm, key: None, action: None, since: None, until: None, limit, order }
+    }
+
+    #[tokio::test]
+    async fn blocks_that_lie_across_each_other_in_time_are_read_in_order_and_whole() {
+        let server = super::super::testing::Server::start();
+        let store = server.open().await.unwrap();
+        let mut all = Vec::new();
+        for spool in 1..=3_u128 {
+            // Three replicas at once; some requests took seconds, and many end in the same microsecond.
+            let records: Vec<AuditRecord> = (0..700_u128)
+                .map(|number| {
+                    let mut record = AuditRecord::example(spool * 1_000 + (number * 379) % 700);
+                    let late = if number % 13 == 0 { 3_000_000 } else { 0 };
+                    let micros = i64::try_from(number / 3 * 3_000 + (number * 7_919) % 90_000 / 1_000 * 1_000).unwrap();
+                    record.time = Timestamp::from_micros(record.time.micros() + micros - late);
+                    record.key_id = crate::domain::KeyId::new(Uuid::from_u128(number % 5));
+                    record
+                })
+                .collect();
+            ship_all(&store, spool, records.clone()).await;
+            all.extend(records);
+        }
+        all.sort_by_key(|record| Reverse((record.time, record.event_id)));
+        let (since, until) = (all[1_500].time, all[200].time);
+        for key in [None, Some(all[0].key_id)] {
+            let fits = |record: &&AuditRecord| record.time >= since && record.time < until && key.is_none_or(|key| key == record.key_id);
+            let expected: Vec<_> = all.iter().filter(fits).map(|record| record.event_id).collect();
+            let (mut seen, mut after) = (Vec::new(), None);
+            loop {
+                let query = asked(ActivityOrder::NewestFirst { after }, 97);
+                let page = store.activity(ActivityQuery { key, since: Some(since), until: Some(until), ..query }).await.unwrap();
+                after = page.records.last().map(|last| ActivityPlace { time: last.time, event: last.event_id });
+                seen.extend(page.records.iter().map(|record| record.event_id));
+                if !page.more {
+                    break;
+                }
+            }
+            assert_eq!(seen, expected);
+        }
+        let (mut arrived, mut after) = (Vec::new(), 0);
+        loop {
+            let page = store.activity(asked(ActivityOrder::Arrival { after: Some(after) }, 50)).await.unwrap();
+            after = page.arrival;
+            arrived.extend(page.records.iter().map(|record| record.event_id));
+            if !page.more {
+                break;
+            }
+        }
+        arrived.sort_unstable();
+        let mut expected: Vec<_> = all.iter().map(|record| record.event_id).collect();
+        expected.sort_unstable();
+        assert_eq!(arrived, expected, "each once");
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_ahead_of_the_clock_goes_on_behind_its_end_though_that_was_trimmed() {
+        let server = super::super::testing::Server::start();
+        let store = server.open().await.unwrap();
+        let log = store.names(crate::store::Partition(0)).of_firm(&AuditRecord::example(0).firm_id, "log");
+        let line = store.connections.bulk();
+        let ahead = "4000000000000-5";
+        line.send::<String>(redis::cmd("XADD").arg(&log).arg(ahead).arg("records").arg("")).await.unwrap();
+        line.send::<u64>(redis::cmd("XDEL").arg(&log).arg(ahead)).await.unwrap();
+        let after = Some(blocks::arrival(ahead).unwrap());
+        for spool in 1..=2 {
+            // Blocks of one record each.
+            let records = [0, 1_000_000, 2_000_000]
+                .map(|micros| AuditRecord { time: Timestamp::from_micros(1_795_458_600_000_000 + micros), ..AuditRecord::example(spool) });
+            ship_all(&store, spool, records.to_vec()).await;
+        }
+        let page = store.activity(asked(ActivityOrder::Arrival { after }, 100)).await.unwrap();
+        assert_eq!(page.records.iter().map(|record| record.event_id.as_u128()).collect::<Vec<_>>(), [1, 1, 1, 2, 2, 2]);
+        assert_eq!(blocks::place(page.arrival), format!("4000000000006-{}", blocks::NUMBER_MAX));
     }
 }

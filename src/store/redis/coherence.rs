@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::keys::number;
 use super::schema;
+use super::script::NONE;
 use super::{RedisStore, corrupt, keys};
 use crate::clock;
 use crate::config::{COHERENCE_LEASE_MAX, Revocations};
@@ -68,13 +69,13 @@ fn another_layout(found: &str) -> StoreError {
 
 pub(super) async fn epoch(store: &RedisStore, partition: Partition) -> Result<(Epoch, StoreIncarnation), StoreError> {
     let keys = ["epoch", "store"].map(|name| store.names(partition).named(name));
-    let (epoch, data_set, run): (String, String, String) = store.connections.hot().call(&schema::EPOCH, &keys, &[]).await?;
+    let (epoch, data_set, run): (String, String, String) = store.connections.hot().call(&schema::EPOCH, &keys, NONE).await?;
     Ok((Epoch(number(&epoch)?), StoreIncarnation { data_set, run }))
 }
 
 pub(super) async fn sessions(store: &RedisStore, partition: Partition) -> Result<Sessions, StoreError> {
     let keys = ["sessions", "store"].map(|name| store.names(partition).named(name));
-    let raw: Vec<Vec<u8>> = store.connections.hot().call(&schema::SESSIONS, &keys, &[]).await?;
+    let raw: Vec<Vec<u8>> = store.connections.hot().call(&schema::SESSIONS, &keys, NONE).await?;
     let answer: Vec<_> = raw.iter().map(|bytes| String::from_utf8_lossy(bytes)).collect();
     let [data_set, run, pairs @ ..] = answer.as_slice() else { return Err(corrupt("an answer about sessions is too short")) };
     let mut unreadable = None;

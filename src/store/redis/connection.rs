@@ -16,7 +16,7 @@ use std::time::Duration;
 use deadpool::Runtime;
 use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
 use parking_lot::Mutex;
-use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, Value};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, ToRedisArgs, Value};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -244,7 +244,12 @@ impl Line {
 
     /// Calls a script; a server that does not know it yet is sent its body, once for each server and each restart of it.
     /// The last argument, which the script takes off first, says which data set it must find.
-    pub(super) async fn call<T: FromRedisValue>(&self, script: &Script, keys: &[String], arguments: &[String]) -> Result<T, StoreError> {
+    pub(super) async fn call<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        keys: &[String],
+        arguments: &[impl ToRedisArgs],
+    ) -> Result<T, StoreError> {
         let known = self.shared.identity.of(keys);
         self.run(async |opened: &mut Opened| match script.by_hash(keys, arguments, &known).query_async(&mut opened.connection).await {
             Err(error) if script::is_unknown(&error) => script.by_body(keys, arguments, &known).query_async(&mut opened.connection).await,

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::schema::{self, Names};
+use super::script::NONE;
 use super::{RedisStore, audit, corrupt};
 use crate::clock;
 use crate::domain::{
@@ -26,7 +27,7 @@ const REASSERTED_BY: &str = "assure-gateway";
 pub(super) async fn find(store: &RedisStore, tag: FirmTag, digest: KeyDigest) -> Result<Found, StoreError> {
     let names = store.names_of(tag);
     let keys = [names.named("epoch"), names.record(&digest)];
-    let answer: Vec<String> = store.connections.hot().call(&schema::FIND, &keys, &[]).await?;
+    let answer: Vec<String> = store.connections.hot().call(&schema::FIND, &keys, NONE).await?;
     let (epoch, fields) = answer.split_first().ok_or_else(|| corrupt("a look-up has no epoch"))?;
     let record = if fields.is_empty() { None } else { Some(read_record(&paired(fields))?) };
     Ok(Found { record, partition: names.partition, epoch: Epoch(number(epoch)?) })
@@ -61,7 +62,6 @@ pub(super) async fn create(store: &RedisStore, new: NewKey) -> Result<Creation, 
         new.firm_max.to_string(),
         new.creator_max.to_string(),
         names.news.clone(),
-        new.audit.event_id.simple().to_string(),
         mark.to_owned(),
         fields.len().to_string(),
     ];
@@ -89,7 +89,7 @@ pub(super) async fn revoke(store: &RedisStore, request: RevokeRequest) -> Result
     let names = store.names_of(FirmTag::of(&request.firm));
     let keys = revocation_keys(names);
     let mut arguments = vec![names.prefix.clone(), request.key.to_string(), request.firm.to_string(), request.by.to_string()];
-    arguments.extend([request.reason, names.news.clone(), request.audit.event_id.simple().to_string()]);
+    arguments.extend([request.reason, names.news.clone()]);
     arguments.extend(audit::write(&request.audit));
     let answer = store.change(names, &schema::REVOKE, &keys, &arguments).await?;
     match &*words(&answer) {

@@ -7,9 +7,11 @@
 //! `schema` is all that Redis holds: every name and every script. `connector` opens connections to one Redis, to the
 //! master that `sentinels` name, or to a Cluster; `connection` keeps them. `settings` refuses a Redis that may forget,
 //! `layout` one that was begun otherwise, `identity` one that is not the one that is known. `outage` says what errors
-//! mean. `keys`, `coherence`, `window` and `audit` are the protocols, `hints` hears of changes early.
+//! mean. `keys`, `coherence`, `window` and `audit` are the protocols; `audit` spells a `shipment`, keeps firms' logs in
+//! `blocks`, and has its scripts in `log_scripts`. `hints` hears of changes early.
 
 mod audit;
+mod blocks;
 mod coherence;
 mod connection;
 mod connector;
@@ -17,12 +19,14 @@ mod hints;
 mod identity;
 mod keys;
 mod layout;
+mod log_scripts;
 pub(in crate::store) mod moving;
 mod outage;
 mod schema;
 mod script;
 mod sentinels;
 mod settings;
+mod shipment;
 #[cfg(test)]
 pub(super) mod testing;
 mod window;

@@ -14,13 +14,14 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
-use super::audit::{self, Entry};
+use super::audit::{self, ARRIVALS_PER_CALL, Entry};
+use super::blocks::{self, Block, NUMBER_MAX};
 use super::keys::{self, Fields};
 use super::schema::{self, Names};
 use super::script::Script;
 use super::{RedisStore, corrupt};
 use crate::clock;
-use crate::domain::{FirmId, FirmTag, KeyId, KeyState, ReplicaId, Timestamp};
+use crate::domain::{FirmId, FirmTag, KeyId, KeyState, ReplicaId, Timestamp, WrittenRecord};
 use crate::store::moving::{MoveError, MovedKey, MovedRecord, Outgoing, Piece, Source, Target};
 use crate::store::uses::{KeyUses, Seen};
 use crate::store::{SessionState, Store, StoreError};
@@ -181,14 +182,15 @@ impl Export {
         let mut start = "-".to_owned();
         loop {
             let mut command = redis::cmd("XRANGE");
-            command.arg(&log).arg(&start).arg("+").arg("COUNT").arg(PAGE);
+            command.arg(&log).arg(&start).arg("+").arg("COUNT").arg(ARRIVALS_PER_CALL);
             let entries: Vec<Entry> = self.0.connections.bulk().send(&command).await?;
-            for (id, fields) in &entries {
-                let moved = MovedRecord { arrival: audit::arrival(id)?, record: audit::read(fields)? };
-                out.put(Piece::Record(Box::new(moved)))?;
+            for entry in &entries {
+                for (arrival, record) in audit::read_entry(entry)? {
+                    out.put(Piece::Record(Box::new(MovedRecord { arrival, record: audit::read(&record)? })))?;
+                }
             }
             match entries.last() {
-                Some((last, _)) if entries.len() == PAGE => start = format!("({last}"),
+                Some((last, _)) if entries.len() == ARRIVALS_PER_CALL => start = format!("({last}"),
                 _ => return Ok(()),
             }
         }
@@ -257,6 +259,7 @@ pub(crate) struct Import {
     store: Arc<RedisStore>,
     silent: Vec<SessionState>,
     firm: Option<FirmId>,
+    open: Option<OpenBlock>,
     batches: Vec<Batch>,
 }
 
@@ -338,23 +341,30 @@ impl Batch {
         }
     }
 
-    /// The place in the log is the record's arrival, so that whoever follows the log goes on where it was.
-    fn add_record(&mut self, names: &Names, moved: &MovedRecord) {
-        let (record, firm) = (&moved.record, &moved.record.firm_id);
-        let (place, time) = (audit::place(moved.arrival), record.time.micros().to_string());
-        let mut entry = vec!["XADD".to_owned(), names.of_firm(firm, "log"), place.clone()];
-        entry.extend(audit::write(record));
-        self.add_all(entry);
-        self.add(["ZADD", &names.of_firm(firm, "times"), &time, &format!("{} {place}", record.event_id.simple())]);
-        self.add(["ZADD", &names.named("firms"), "LT", &time, firm.as_str()]);
-        self.pieces += 1;
+    /// A block is told by its id; arrivals stay what they were, so that whoever follows the log goes on where it was.
+    fn add_block(&mut self, names: &Names, open: &OpenBlock) -> Result<(), StoreError> {
+        let place = blocks::place(open.arrival);
+        let text = std::str::from_utf8(open.block.bytes()).map_err(|_| corrupt("a record is not made of texts"))?;
+        let newest = open.block.newest().to_string();
+        self.add(["XADD", &names.of_firm(&open.firm, "log"), &place, "records", text]);
+        self.add(["ZADD", &names.of_firm(&open.firm, "times"), &newest, &place]);
+        self.add(["ZADD", &names.named("firms"), "LT", &newest, open.firm.as_str()]);
+        Ok(())
     }
+}
+
+/// Records of a firm that are to become one entry of its log.
+struct OpenBlock {
+    firm: FirmId,
+    block: Block,
+    /// The last one's.
+    arrival: u64,
 }
 
 impl Import {
     pub(crate) fn new(store: Arc<RedisStore>) -> Self {
         let batches = store.partitions.iter().map(|_| Batch::default()).collect();
-        Self { store, silent: Vec::new(), firm: None, batches }
+        Self { store, silent: Vec::new(), firm: None, open: None, batches }
     }
 
     async fn begin_anew(&mut self, checksum: &str) -> Result<(), MoveError> {
@@ -377,6 +387,9 @@ impl Import {
 
     async fn take(&mut self, piece: Piece) -> Result<(), MoveError> {
         let store = self.store.clone();
+        if !matches!(piece, Piece::Record(_)) {
+            self.close_block()?;
+        }
         match piece {
             Piece::Firm(firm) => {
                 let names = store.names_of(FirmTag::of(&firm));
@@ -391,7 +404,8 @@ impl Import {
             }
             Piece::Record(moved) => {
                 let names = store.names_of(FirmTag::of(self.section()?));
-                self.batch(names)?.add_record(names, &moved);
+                self.add_record(&moved)?;
+                self.batch(names)?.pieces += 1;
                 self.flush_full(names).await
             }
             Piece::Spool(spool, sequence) => {
@@ -411,6 +425,28 @@ impl Import {
                 Ok(())
             }
         }
+    }
+
+    fn add_record(&mut self, moved: &MovedRecord) -> Result<(), StoreError> {
+        let (record, micros) = (WrittenRecord::from(&moved.record), moved.record.time.micros());
+        let is_same_ms = |open: &OpenBlock| {
+            open.firm == moved.record.firm_id && moved.arrival > open.arrival && moved.arrival & !NUMBER_MAX == open.arrival & !NUMBER_MAX
+        };
+        if !self.open.as_ref().is_some_and(|open| is_same_ms(open) && open.block.admits(micros)) {
+            self.close_block()?;
+        }
+        let open = self.open.get_or_insert_with(|| OpenBlock { firm: moved.record.firm_id.clone(), block: Block::default(), arrival: 0 });
+        open.block.push_as(moved.arrival & NUMBER_MAX, micros, record.bytes());
+        open.arrival = moved.arrival;
+        Ok(())
+    }
+
+    /// Writes the open block, if there is one.
+    fn close_block(&mut self) -> Result<(), StoreError> {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        let store = self.store.clone();
+        let names = store.names_of(FirmTag::of(&open.firm));
+        self.batch(names)?.add_block(names, &open)
     }
 
     fn section(&self) -> Result<&FirmId, StoreError> {
@@ -444,6 +480,7 @@ impl Import {
 
     async fn complete(&mut self) -> Result<(), MoveError> {
         let store = self.store.clone();
+        self.close_block()?;
         for names in &store.partitions {
             self.flush(names).await?;
         }

@@ -14,10 +14,12 @@
 //   id:KEY                       → digest                 record:DIGEST         hash: the record
 //   firm:N:FIRM:live             set of live key ids, never a counter; firm:N:FIRM:creator:N:USER:live likewise
 //   firm:N:FIRM:keys             key ids by creation      call:N:FIRM:N:USER:…  Idempotency-Key → digest, 24 h
-//   firm:N:FIRM:log              records as they came     firm:N:FIRM:times     (time, event) → place in the log
-//   firms                        firm → time of its oldest record, for trimming; +inf without one
+//   firm:N:FIRM:log              blocks of records as they came (see `blocks`)
+//   firm:N:FIRM:times            newest time of a block → its id in the log
+//   firms                        firm → newest time of its oldest block, for trimming; +inf without one
 //   uses:KEY                     last use                 tools:KEY, networks:KEY   what it was seen with, by time
-//   window:KEY                   times of use             grants:KEY            open grants, logical clock
+//   window:KEY                   uses: grant, first number, count → time of the last of them
+//   grants:KEY                   open grants, logical clock, number of uses in the window
 //   mark:SPOOL                   last sequence taken      spools                all of those
 //   importing                    checksum of the file whose import was begun and not completed
 //
@@ -29,12 +31,13 @@ use std::sync::LazyLock;
 
 use uuid::Uuid;
 
+use super::blocks::NUMBER_MAX;
 use super::script::{INCARNATION, Script, guarded};
-use crate::domain::{FirmId, KeyDigest, KeyId, UserId};
+use crate::domain::{Field, FirmId, KeyDigest, KeyId, UserId};
 use crate::store::Partition;
 
 /// Which layout this version reads and writes.
-pub(super) const SCHEMA: &str = "2";
+pub(super) const SCHEMA: &str = "3";
 /// Which stores this Redis holds: the stream that names each, its layout and its number of partitions.
 pub(super) const STORES: &str = "assure:stores";
 
@@ -95,7 +98,7 @@ impl Names {
 }
 
 /// What several scripts begin with: the store's time as a number of microseconds and as RFC 3339 (the calendar by
-/// days since 0000-03-01, of which 146,097 make 400 years), and how a record enters the log.
+/// days since 0000-03-01, of which 146,097 make 400 years), and how a record enters the logs.
 const COMMON: &str = r"
 local time = redis.call('TIME')
 local now = time[1] .. string.format('%06d', tonumber(time[2]))
@@ -121,11 +124,34 @@ end
 local function of_firm(prefix, firm, what)
   return prefix .. 'firm:' .. #firm .. ':' .. firm .. ':' .. what
 end
-local function append(prefix, stream, firm, micros, event, fields)
+-- A block takes all that is left of a millisecond, so that no two lie between each other. Where the log is ahead of the
+-- clock, because one came in the same millisecond or the clock was set back, the log goes on behind its own end.
+local ends = {}
+local function add_block(log, times, newest, block)
+  local ms = ends[log] and ends[log] + 1 or tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local function place() return string.format('%.0f-', ms) .. number_max end
+  if type(redis.pcall('XADD', log, place(), 'records', block)) == 'table' then
+    local told = redis.call('XINFO', 'STREAM', log)
+    for at = 1, #told, 2 do
+      if told[at] == 'last-generated-id' then ms = tonumber(string.match(told[at + 1], '^%d+')) + 1 end
+    end
+    redis.call('XADD', log, place(), 'records', block)
+  end
+  ends[log] = ms
+  redis.call('ZADD', times, newest, place())
+end
+-- A record of what a script does itself, for the consumers and as `WrittenRecord` has it.
+local function append(prefix, stream, firm, fields)
   redis.call('XADD', stream, '*', unpack(fields))
-  local place = redis.call('XADD', of_firm(prefix, firm, 'log'), '*', unpack(fields))
-  redis.call('ZADD', of_firm(prefix, firm, 'times'), micros, event .. ' ' .. place)
-  redis.call('ZADD', prefix .. 'firms', 'LT', micros, firm)
+  local written = {}
+  for at = 1, #fields, 2 do
+    local name, value = fields[at], fields[at + 1]
+    if name == 'time' then value = now elseif name == 'event_id' then value = string.gsub(value, '-', '') end
+    written[#written + 1] = letters[name] .. #value .. ':' .. value
+  end
+  local record = table.concat(written)
+  add_block(of_firm(prefix, firm, 'log'), of_firm(prefix, firm, 'times'), now, '0:' .. #record .. ':' .. record)
+  redis.call('ZADD', prefix .. 'firms', 'LT', now, firm)
 end
 -- The fields from `first` on, in pairs, with some of them replaced.
 local function fields_from(first, replaced)
@@ -138,8 +164,9 @@ local function fields_from(first, replaced)
 end
 ";
 
-fn with_common(script: &str) -> Script {
-    guarded(&format!("{COMMON}{script}"))
+pub(super) fn with_common(script: &str) -> Script {
+    let letters: String = Field::ALL.iter().map(|field| format!("{} = '{}', ", field.name(), char::from(field.letter()))).collect();
+    guarded(&format!("local letters, number_max = {{{letters}}}, '{NUMBER_MAX}'\n{COMMON}{script}"))
 }
 
 /// KEYS epoch, record. Answers the epoch and the record's fields, of one moment.
@@ -229,12 +256,12 @@ return 0
 });
 
 /// KEYS epoch, record, id, firm's live, creator's live, firm's keys, call (or the id again), stream, log, times, firms.
-/// ARGV prefix, digest, key id, firm, firm's most, creator's most, news, event, `call` or nothing, number of the
-/// record's fields, those, the audit fields. Answers a word and what belongs to it (protocol 4).
+/// ARGV prefix, digest, key id, firm, firm's most, creator's most, news, `call` or nothing, number of the record's
+/// fields, those, the audit fields. Answers a word and what belongs to it (protocol 4).
 pub(super) static CREATE: LazyLock<Script> = LazyLock::new(|| {
     with_common(
         r"
-local prefix, has_call = ARGV[1], ARGV[9] == 'call'
+local prefix, has_call = ARGV[1], ARGV[8] == 'call'
 local earlier = redis.call('GET', KEYS[3]) or (has_call and redis.call('GET', KEYS[7]))
 if earlier then
   local fields = redis.call('HGETALL', prefix .. 'record:' .. earlier)
@@ -244,16 +271,16 @@ end
 if redis.call('EXISTS', KEYS[2]) == 1 then return {'taken'} end
 if redis.call('SCARD', KEYS[4]) >= tonumber(ARGV[5]) then return {'firm_full'} end
 if redis.call('SCARD', KEYS[5]) >= tonumber(ARGV[6]) then return {'creator_full'} end
-local count = tonumber(ARGV[10])
+local count = tonumber(ARGV[9])
 local record = {}
-for at = 11, 10 + count do record[#record + 1] = ARGV[at] end
+for at = 10, 9 + count do record[#record + 1] = ARGV[at] end
 redis.call('HSET', KEYS[2], 'created_at', now, unpack(record))
 redis.call('SET', KEYS[3], ARGV[2])
 redis.call('SADD', KEYS[4], ARGV[3])
 redis.call('SADD', KEYS[5], ARGV[3])
 redis.call('ZADD', KEYS[6], now, ARGV[3])
 if has_call then redis.call('SET', KEYS[7], ARGV[2], 'EX', 86400) end
-append(prefix, KEYS[8], ARGV[4], now, ARGV[8], fields_from(11 + count, {time = rfc3339()}))
+append(prefix, KEYS[8], ARGV[4], fields_from(10 + count, {time = rfc3339()}))
 local epoch = string.format('%.0f', redis.call('INCR', KEYS[1]))
 redis.pcall('PUBLISH', ARGV[7], epoch)
 return {'created', epoch, now}
@@ -267,7 +294,7 @@ const REVOKED_KEPT: usize = 10_000;
 /// How a record that is live becomes a revoked one, with all that belongs to it; answers the epoch.
 /// KEYS epoch, revoked, untold, stream; `known` is the record's firm, creator, id, name and prefix.
 const REVOKING: &str = r"
-local function revoke(prefix, digest, known, by, reason, news, event, fields)
+local function revoke(prefix, digest, known, by, reason, news, fields)
   local firm, creator, id = known[1], known[2], known[3]
   local record, live = prefix .. 'record:' .. digest, of_firm(prefix, firm, 'live')
   local of_creator = of_firm(prefix, firm, 'creator:' .. #creator .. ':' .. creator .. ':live')
@@ -282,7 +309,7 @@ local function revoke(prefix, digest, known, by, reason, news, event, fields)
     redis.call('SET', KEYS[3], (string.match(oldest, '^%d+')))
     redis.call('XDEL', KEYS[2], oldest)
   end
-  append(prefix, KEYS[4], firm, now, event, fields)
+  append(prefix, KEYS[4], firm, fields)
   redis.pcall('PUBLISH', news, epoch)
   return epoch
 end
@@ -300,7 +327,7 @@ fn revoking(script: &str) -> Script {
     with_common(&format!("local kept = {REVOKED_KEPT}\n{REVOKING}{script}"))
 }
 
-/// KEYS epoch, revoked, untold, stream. ARGV prefix, key id, firm, by, reason, news, event, the audit fields. Answers
+/// KEYS epoch, revoked, untold, stream. ARGV prefix, key id, firm, by, reason, news, the audit fields. Answers
 /// `none`, or `first` or `again`, the epoch and the record.
 pub(super) static REVOKE: LazyLock<Script> = LazyLock::new(|| {
     revoking(
@@ -316,7 +343,7 @@ if known[6] then
   -- Written as it is, so that what is waited for after this call includes a revocation whose own wait failed.
   redis.call('HSET', prefix .. 'record:' .. digest, 'revoked_at', known[6])
 else
-  word, epoch = 'first', revoke(prefix, digest, known, ARGV[4], ARGV[5], ARGV[6], ARGV[7], fields_from(8, about(known, {})))
+  word, epoch = 'first', revoke(prefix, digest, known, ARGV[4], ARGV[5], ARGV[6], fields_from(7, about(known, {})))
 end
 local fields = redis.call('HGETALL', prefix .. 'record:' .. digest)
 table.insert(fields, 1, epoch)
@@ -335,9 +362,8 @@ local prefix, count, forgotten = ARGV[1], tonumber(ARGV[5]), 0
 for at = 6, 5 + 2 * count, 2 do
   local known = known_of(prefix, ARGV[at])
   if known[1] and not known[6] then
-    local event = string.gsub(ARGV[at + 1], '-', '')
     local fields = fields_from(6 + 2 * count, about(known, {event_id = ARGV[at + 1]}))
-    revoke(prefix, ARGV[at], known, ARGV[2], ARGV[3], ARGV[4], event, fields)
+    revoke(prefix, ARGV[at], known, ARGV[2], ARGV[3], ARGV[4], fields)
     forgotten = forgotten + 1
   end
 end
@@ -371,7 +397,8 @@ return views
 });
 
 /// KEYS window, grants. ARGV limit, want, share, window and grant life in µs, the run that is trusted or nothing, then
-/// each report: id, number of uses, those. Another run may have forgotten grants, and answers `other`. The arithmetic of
+/// each report: id, number of groups of uses, each with its count and its last use. Another run may have forgotten
+/// grants, and answers `other`. The arithmetic of
 /// `domain::window` in microseconds (protocol 2): closed grants are replaced by their uses; open ones count wholly until
 /// a window after the end of their life.
 pub(super) static PERMITS: LazyLock<Script> = LazyLock::new(|| {
@@ -381,48 +408,68 @@ if ARGV[6] ~= '' and incarnation() ~= ARGV[6] then return {'other'} end
 local limit, want, share = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local window, life = tonumber(ARGV[4]), tonumber(ARGV[5])
 local function text(number) return string.format('%.0f', number) end
-local latest, wall, last, open = nil, nil, 0, {}
+local latest, wall, last, used, open = nil, nil, 0, 0, {}
 local kept = redis.call('HGETALL', KEYS[2])
 for at = 1, #kept, 2 do
   if kept[at] == 'latest' then latest = tonumber(kept[at + 1])
   elseif kept[at] == 'wall' then wall = tonumber(kept[at + 1])
   elseif kept[at] == 'last' then last = tonumber(kept[at + 1])
+  elseif kept[at] == 'used' then used = tonumber(kept[at + 1])
   else
     local granted, count = string.match(kept[at + 1], '^(%d+) (%d+)$')
     open[kept[at]] = {tonumber(granted), tonumber(count)}
   end
 end
 latest = logical(latest, wall)
+-- What is added and what ends is gathered, and goes in few calls.
+local added, ended = {}, {}
+local function add()
+  if #added > 0 then redis.call('ZADD', KEYS[1], unpack(added)) end
+  added = {}
+end
 local at = 7
 while at <= #ARGV do
-  local id, uses = ARGV[at], tonumber(ARGV[at + 1])
-  local grant = open[id]
+  local id, groups = ARGV[at], tonumber(ARGV[at + 1])
+  local grant, first = open[id], 1
   if grant then
-    for number = 1, math.min(uses, grant[2]) do
-      redis.call('ZADD', KEYS[1], text(grant[1] + math.min(tonumber(ARGV[at + 1 + number]), life)), id .. ':' .. number)
+    for group = 1, groups do
+      local count = math.min(tonumber(ARGV[at + 2 * group]), grant[2] - first + 1)
+      if count > 0 then
+        added[#added + 1] = text(grant[1] + math.min(tonumber(ARGV[at + 2 * group + 1]), life))
+        added[#added + 1] = id .. ':' .. text(first) .. ':' .. text(count)
+        first, used = first + count, used + count
+        if #added == 1000 then add() end
+      end
     end
-    redis.call('HDEL', KEYS[2], id)
+    ended[#ended + 1] = id
     open[id] = nil
   end
-  at = at + 2 + uses
+  at = at + 2 + 2 * groups
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(latest - window))
-local occupied, oldest, grants = redis.call('ZCARD', KEYS[1]), nil, {}
+add()
+local function count_of(member) return tonumber(string.match(member, ':(%d+)$')) end
+local gone = redis.call('ZRANGE', KEYS[1], '-inf', text(latest - window), 'BYSCORE')
+if #gone > 0 then
+  for _, member in ipairs(gone) do used = used - count_of(member) end
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(latest - window))
+end
+local occupied, grants = used, {}
 for id, grant in pairs(open) do
   local released = grant[1] + life + window
   if released <= latest then
-    redis.call('HDEL', KEYS[2], id)
+    ended[#ended + 1] = id
   else
     occupied = occupied + grant[2]
     grants[#grants + 1] = {released, grant[2]}
   end
 end
-redis.call('HSET', KEYS[2], 'latest', text(latest), 'wall', now)
+for first = 1, #ended, 1000 do redis.call('HDEL', KEYS[2], unpack(ended, first, math.min(first + 999, #ended))) end
 local available = limit - occupied
 if available <= 0 then
+  redis.call('HSET', KEYS[2], 'latest', text(latest), 'wall', now, 'used', text(used))
   local missing = occupied + 1 - limit
-  local used = redis.call('ZRANGE', KEYS[1], 0, missing - 1, 'WITHSCORES')
-  for place = 2, #used, 2 do grants[#grants + 1] = {tonumber(used[place]) + window, 1} end
+  local oldest = redis.call('ZRANGE', KEYS[1], 0, missing - 1, 'WITHSCORES')
+  for place = 1, #oldest, 2 do grants[#grants + 1] = {tonumber(oldest[place + 1]) + window, count_of(oldest[place])} end
   table.sort(grants, function(one, other) return one[1] < other[1] end)
   local free_at = latest + window
   for _, release in ipairs(grants) do
@@ -435,13 +482,14 @@ if available <= 0 then
 end
 local count = math.max(1, math.min(want, math.max(math.floor(available / share), 1)))
 last = math.max(latest, last + 1)
-redis.call('HSET', KEYS[2], 'last', text(last), text(last), text(latest) .. ' ' .. count)
+local moments = {'latest', text(latest), 'wall', now, 'last', text(last), 'used', text(used)}
+redis.call('HSET', KEYS[2], text(last), text(latest) .. ' ' .. count, unpack(moments))
 redis.call('PEXPIRE', KEYS[1], 120000)
 redis.call('PEXPIRE', KEYS[2], 120000)
 local first = latest + life + window
 for _, grant in ipairs(grants) do first = math.min(first, grant[1]) end
-local used = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-if used[2] then first = math.min(first, tonumber(used[2]) + window) end
+local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if oldest[2] then first = math.min(first, tonumber(oldest[2]) + window) end
 return {'granted', text(last), text(count), text(available - count), text(math.min(first - latest, window))}
 ",
     )
@@ -457,136 +505,35 @@ local keep = tonumber(ARGV[1]) + tonumber(ARGV[2])
 local function text(number) return string.format('%.0f', number) end
 local at = 3
 for key = 1, #KEYS, 2 do
-  local kept = redis.call('HMGET', KEYS[key + 1], 'latest', 'wall', 'last')
+  local kept = redis.call('HMGET', KEYS[key + 1], 'latest', 'wall', 'last', 'used')
   local latest, last = logical(tonumber(kept[1] or ''), tonumber(kept[2] or '')), tonumber(kept[3] or '0')
+  local used, known = tonumber(kept[4] or '0'), {}
+  for _, member in ipairs(redis.call('ZRANGE', KEYS[key], 0, -1)) do
+    local grant, first, count = string.match(member, '^(%d+):(%d+):(%d+)$')
+    known[grant] = known[grant] or {}
+    table.insert(known[grant], {tonumber(first), tonumber(first) + tonumber(count)})
+  end
+  local function is_known(grant, number)
+    for _, group in ipairs(known[grant] or {}) do
+      if group[1] <= number and number < group[2] then return true end
+    end
+    return false
+  end
   for use = 1, tonumber(ARGV[at]) do
     local grant, number, age = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
-    if age < keep then
-      redis.call('ZADD', KEYS[key], 'NX', text(latest - age), grant .. ':' .. number)
+    if age < keep and not is_known(grant, tonumber(number)) then
+      used = used + redis.call('ZADD', KEYS[key], 'NX', text(latest - age), grant .. ':' .. number .. ':1')
     end
     redis.call('HDEL', KEYS[key + 1], grant)
     last = math.max(last, tonumber(grant))
     at = at + 3
   end
   at = at + 1
-  redis.call('HSET', KEYS[key + 1], 'latest', text(latest), 'wall', now, 'last', text(last))
+  redis.call('HSET', KEYS[key + 1], 'latest', text(latest), 'wall', now, 'last', text(last), 'used', text(used))
   redis.call('PEXPIRE', KEYS[key], 120000)
   redis.call('PEXPIRE', KEYS[key + 1], 120000)
 end
 return 0
-",
-    )
-});
-
-/// KEYS mark. Answers it. A stranger has none, and must not be taken for a store that has forgotten everything.
-pub(super) static MARK: LazyLock<Script> = LazyLock::new(|| guarded("return redis.call('GET', KEYS[1]) or '0'"));
-
-/// KEYS mark, stream, firms, spools, and all that is written of firms and keys. ARGV prefix, oldest age kept in µs or nothing,
-/// up to where the spool has lost what is not here, first and last sequence of the batch, of which this partition has only its own records, number of those, then each:
-/// sequence, firm, time, event, number of fields, those; then number of keys used, then each: id, time, agent, address,
-/// number of tools, each with its time, number of networks, each with its time. Answers `taken` and the mark, or `gap`
-/// and the mark; a batch after a gap leaves nothing (protocol 3).
-pub(super) static SHIP: LazyLock<Script> = LazyLock::new(|| {
-    with_common(
-        r"
-local prefix, known = ARGV[1], tonumber(redis.call('GET', KEYS[1]) or '0')
-local mark = math.max(known, tonumber(ARGV[3]))
-local function text(number) return string.format('%.0f', number) end
-local records, at, last = {}, 7, math.max(mark, tonumber(ARGV[5]))
-if tonumber(ARGV[4]) > mark + 1 then return {'gap', text(mark)} end
-for number = 1, tonumber(ARGV[6]) do
-  if tonumber(ARGV[at]) > mark then records[#records + 1] = at end
-  at = at + 5 + tonumber(ARGV[at + 4])
-end
-for _, place in ipairs(records) do
-  local fields = {}
-  for field = place + 5, place + 4 + tonumber(ARGV[place + 4]) do fields[#fields + 1] = ARGV[field] end
-  append(prefix, KEYS[2], ARGV[place + 1], ARGV[place + 2], ARGV[place + 3], fields)
-end
-if last > known then
-  redis.call('SET', KEYS[1], text(last))
-  redis.call('SADD', KEYS[4], string.sub(KEYS[1], #prefix + 6))
-  local keys = tonumber(ARGV[at])
-  at = at + 1
-  local function note_seen(name)
-    local count = tonumber(ARGV[at])
-    at = at + 1
-    for number = 1, count do
-      redis.call('ZADD', name, 'GT', ARGV[at + 1], ARGV[at])
-      at = at + 2
-    end
-    redis.call('ZREMRANGEBYRANK', name, 0, -9)
-  end
-  for number = 1, keys do
-    local id = ARGV[at]
-    local uses = prefix .. 'uses:' .. id
-    local known = redis.call('HGET', uses, 'at')
-    if not known or tonumber(known) <= tonumber(ARGV[at + 1]) then
-      redis.call('HSET', uses, 'at', ARGV[at + 1], 'user_agent', ARGV[at + 2], 'client_ip', ARGV[at + 3])
-    end
-    at = at + 4
-    note_seen(prefix .. 'tools:' .. id)
-    note_seen(prefix .. 'networks:' .. id)
-  end
-end
-if ARGV[2] ~= '' then
-  local oldest = tonumber(now) - tonumber(ARGV[2])
-  redis.call('XTRIM', KEYS[2], 'MINID', '~', text(math.max(0, math.floor(oldest / 1000))))
-  local left = 2000
-  for _, firm in ipairs(redis.call('ZRANGE', KEYS[3], '-inf', '(' .. text(oldest), 'BYSCORE', 'LIMIT', 0, 16)) do
-    local times, log = of_firm(prefix, firm, 'times'), of_firm(prefix, firm, 'log')
-    while left > 0 do
-      local old = redis.call('ZRANGE', times, '-inf', '(' .. text(oldest), 'BYSCORE', 'LIMIT', 0, math.min(left, 500))
-      if #old == 0 then break end
-      local places = {}
-      for place, member in ipairs(old) do places[place] = string.sub(member, 34) end
-      redis.call('XDEL', log, unpack(places))
-      redis.call('ZREM', times, unpack(old))
-      left = left - #old
-    end
-    local first = redis.call('ZRANGE', times, 0, 0, 'WITHSCORES')
-    if first[2] then redis.call('ZADD', KEYS[3], first[2], firm) else redis.call('ZADD', KEYS[3], '+inf', firm) end
-  end
-end
-return {'taken', text(last)}
-",
-    )
-});
-
-/// KEYS firm's times, firm's log. ARGV latest score, event below which one at that score must be or nothing, earliest
-/// score, key or nothing, action or nothing, most records, most looked at. Answers the score and event of the last one
-/// looked at, both empty when there are no more, and the records' fields, newest first.
-pub(super) static NEWEST: LazyLock<Script> = LazyLock::new(|| {
-    guarded(
-        r"
-local latest, before = ARGV[1], ARGV[2]
-local answer, looked, most, budget = {'', ''}, 0, tonumber(ARGV[6]), tonumber(ARGV[7])
-while true do
-  local chunk = redis.call('ZRANGE', KEYS[1], latest, ARGV[3], 'BYSCORE', 'REV', 'LIMIT', looked, 100, 'WITHSCORES')
-  if #chunk == 0 then
-    answer[1], answer[2] = '', ''
-    return answer
-  end
-  for at = 1, #chunk, 2 do
-    local event, place = string.sub(chunk[at], 1, 32), string.sub(chunk[at], 34)
-    looked = looked + 1
-    if before == '' or tonumber(chunk[at + 1]) ~= tonumber(latest) or event < before then
-      local entry = redis.call('XRANGE', KEYS[2], place, place)[1]
-      if entry then
-        local fits = true
-        for field = 1, #entry[2], 2 do
-          local name, value = entry[2][field], entry[2][field + 1]
-          if (name == 'key_id' and ARGV[4] ~= '' and value ~= ARGV[4])
-            or (name == 'action' and ARGV[5] ~= '' and value ~= ARGV[5]) then fits = false end
-        end
-        if fits then answer[#answer + 1] = entry[2] end
-      end
-    end
-    answer[1], answer[2] = chunk[at + 1], event
-    if #answer - 2 == most then return answer end
-  end
-  if looked >= budget then return answer end
-end
 ",
     )
 });

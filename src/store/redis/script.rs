@@ -1,6 +1,6 @@
 //! What every script begins with, and how it is called: by its hash, and where a server does not know that yet, by its body.
 
-use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind};
+use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, ToRedisArgs};
 
 use super::schema::SCHEMA;
 
@@ -29,6 +29,9 @@ pub(super) fn guarded(script: &str) -> Script {
     Script::new(&format!("local layout = '{SCHEMA}'\n{GUARD}{INCARNATION}{script}"))
 }
 
+/// The arguments of a script that takes none.
+pub(super) const NONE: &[String] = &[];
+
 /// A script, known to a Redis by its hash once it has seen the body.
 pub(super) struct Script {
     body: String,
@@ -42,12 +45,12 @@ impl Script {
     }
 
     /// The call for a server that has seen it. `known` is the data set that it must find; it takes that off first.
-    pub(super) fn by_hash(&self, keys: &[String], arguments: &[String], known: &str) -> Cmd {
+    pub(super) fn by_hash(&self, keys: &[String], arguments: &[impl ToRedisArgs], known: &str) -> Cmd {
         spelt("EVALSHA", &self.hash, keys, arguments, known)
     }
 
     /// The same with the body, and with the same keys, so that in a Cluster it reaches the server that did not know the hash.
-    pub(super) fn by_body(&self, keys: &[String], arguments: &[String], known: &str) -> Cmd {
+    pub(super) fn by_body(&self, keys: &[String], arguments: &[impl ToRedisArgs], known: &str) -> Cmd {
         spelt("EVAL", &self.body, keys, arguments, known)
     }
 }
@@ -57,7 +60,7 @@ pub(super) fn is_unknown(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
-fn spelt(command: &str, script: &str, keys: &[String], arguments: &[String], known: &str) -> Cmd {
+fn spelt(command: &str, script: &str, keys: &[String], arguments: &[impl ToRedisArgs], known: &str) -> Cmd {
     let mut call = redis::cmd(command);
     call.arg(script).arg(keys.len()).arg(keys).arg(arguments).arg(known);
     call

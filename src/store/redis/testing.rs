@@ -2,6 +2,7 @@
 //! Sentinel. One of each of the latter two is shared by the tests of a process, since they take seconds to start; each
 //! test then has a store of its own there, named by its stream.
 
+mod costs;
 mod encryption;
 mod farms;
 #[path = "../../../tests/servers/mod.rs"]

@@ -12,6 +12,10 @@ use crate::domain::window::{GRANT_LIFE, GRANT_SHARE, GrantId, WINDOW};
 use crate::mutants::{self, Mutant};
 use crate::store::{Partition, PermitRequest, Permits, RecalledKey, StoreError};
 
+/// In so many groups a grant's uses are kept at most, each as of its last use: a member of a set for each use would cost
+/// Redis more than all else that it does for a request. Where few permits are left, grants are small and groups are single.
+const GROUPS_MAX: usize = 8;
+
 pub(super) async fn permits(store: &RedisStore, request: PermitRequest) -> Result<Permits, StoreError> {
     let keys = ["window", "grants"].map(|what| store.names_of(request.tag).of_key(what, request.key));
     let answer: Vec<String> = store.connections.hot().call(&schema::PERMITS, &keys, &arguments(&request)).await?;
@@ -38,9 +42,12 @@ fn arguments(request: &PermitRequest) -> Vec<String> {
         request.store.run.clone(),
     ];
     for report in &request.reports {
-        arguments.extend([report.id.0.to_string(), report.uses.len().to_string()]);
         // Rounded up: a use may count for longer, never for less.
-        arguments.extend(report.uses.iter().map(|offset| offset.as_nanos().div_ceil(1_000).to_string()));
+        let mut uses: Vec<u128> = report.uses.iter().map(|offset| offset.as_nanos().div_ceil(1_000)).collect();
+        uses.sort_unstable();
+        let groups = uses.chunks(uses.len().div_ceil(GROUPS_MAX).max(1));
+        arguments.extend([report.id.0.to_string(), groups.len().to_string()]);
+        arguments.extend(groups.filter_map(|group| Some([group.len().to_string(), group.last()?.to_string()])).flatten());
     }
     arguments
 }
@@ -125,6 +132,29 @@ mod tests {
         let (next, left) = remaining(store.permits(request(vec![], "")).await.unwrap());
         assert_eq!(left, 100 - 6 - 3, "three, one and two uses, and three permits that are open now");
         assert!(next > lost, "no grant is named again");
+    }
+
+    #[tokio::test]
+    async fn uses_are_kept_in_groups_that_count_wholly_and_are_known_when_told_again() {
+        let server = Server::start();
+        let store = server.open().await.unwrap();
+        let ask = async |want, reports| {
+            let limited = PermitRequest { limit: 1_000, want, ..request(reports, "") };
+            remaining(store.permits(limited).await.unwrap())
+        };
+        let (grant, left) = ask(50, vec![]).await;
+        assert_eq!(left, 950);
+        let uses = (0..49).rev().map(Duration::from_millis).collect();
+        let (mut open, mut left) = ask(1, vec![GrantReport { id: grant, uses }]).await;
+        assert_eq!(left, 950, "one of fifty came back and is open again");
+        let key = store.names(Partition(0)).of_key("window", KEY);
+        assert_eq!(store.connections.hot().send::<usize>(redis::cmd("ZCARD").arg(&key)).await.unwrap(), 7);
+        let told: Vec<_> = (1..=50).map(|number| (grant, number)).collect();
+        for _ in 0..2 {
+            recall(&store, &told).await;
+            (open, left) = ask(1, vec![GrantReport { id: open, uses: vec![] }]).await;
+            assert_eq!(left, 949, "only the fiftieth was not known");
+        }
     }
 
     #[tokio::test]

@@ -294,6 +294,7 @@ async fn a_batch_that_one_partition_refused_is_taken_once_by_all() {
     let records = uses_of_nine_firms(1..=30);
     let broken = store.partitions[1].mark(spool);
     ask(server.port, &["LPUSH", &broken, "no number"]);
+    let records = records.into_iter().map(Into::into).collect();
     let batch = AuditBatch { spool, records, lost_up_to: None, age_max: None };
     let lengths = || -> Vec<u64> {
         store.partitions.iter().map(|names| ask(server.port, &["XLEN", &names.stream]).trim().parse().unwrap()).collect()
