@@ -13,7 +13,7 @@ use super::resolve::Keyring;
 /// Ends when an answer must not go on, with the reason: `key_revoked`, `replica_incoherent` or `draining`.
 pub type Cut = Pin<Box<dyn Future<Output = &'static str> + Send>>;
 
-/// Makes [`Cut`]s.
+/// Makes `Cut`s.
 #[derive(Debug)]
 pub struct Cuts {
     keyring: Arc<Keyring>,
