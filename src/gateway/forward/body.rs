@@ -160,7 +160,7 @@ pub enum BodyError {
     Unwanted,
     /// The upstream broke off.
     #[error("the upstream broke off its answer: {0}")]
-    Upstream(#[source] hyper::Error),
+    Upstream(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The upstream was silent for too long.
     #[error("the upstream fell silent in the middle of its answer")]
     Idle,
@@ -323,7 +323,6 @@ fn poll_timer(timer: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) ->
 
 /// An upstream's answer on its way to the client. Holds the upstream's connection until it is complete.
 pub struct UpstreamBody {
-    incoming: Incoming,
     state: Reading,
     meter: Arc<Meter>,
     idle_max: Duration,
@@ -348,9 +347,11 @@ impl std::fmt::Debug for UpstreamBody {
 }
 
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, lease: Lease, meter: Arc<Meter>, idle_max: Duration) -> Self {
-        let mut body = Self { incoming, state: Reading::Open(lease), meter, idle_max, waiting: None, timer: None };
-        if body.incoming.is_end_stream() {
+    /// What comes over a connection whose answer has begun.
+    pub(super) fn new(lease: Lease, meter: Arc<Meter>, idle_max: Duration) -> Self {
+        let is_over = lease.state().is_end_stream();
+        let mut body = Self { state: Reading::Open(lease), meter, idle_max, waiting: None, timer: None };
+        if is_over {
             body.settle();
         }
         body
@@ -391,12 +392,14 @@ impl Body for UpstreamBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        match this.state {
-            Reading::Open(_) => {}
+        let connection = match &mut this.state {
+            Reading::Open(lease) => lease.connection(),
             Reading::Complete => return Poll::Ready(None),
             Reading::Failed => return Poll::Ready(Some(Err(BodyError::Idle))),
-        }
-        let Poll::Ready(item) = Pin::new(&mut this.incoming).poll_frame(context) else {
+        };
+        let polled = connection.poll_frame(context);
+        let is_over = connection.is_end_stream();
+        let Poll::Ready(item) = polled else {
             ready!(this.poll_idle(context));
             return this.fail(BodyError::Idle);
         };
@@ -406,12 +409,12 @@ impl Body for UpstreamBody {
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::retain_response_trailers(trailers);
                 }
-                if this.incoming.is_end_stream() {
+                if is_over {
                     this.settle();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => this.fail(BodyError::Upstream(error)),
+            Some(Err(error)) => this.fail(error),
             None => {
                 this.settle();
                 Poll::Ready(None)
@@ -424,9 +427,10 @@ impl Body for UpstreamBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.state {
+        match &self.state {
             Reading::Complete => SizeHint::with_exact(0),
-            Reading::Open(_) | Reading::Failed => self.incoming.size_hint(),
+            Reading::Open(lease) => lease.state().size_hint(),
+            Reading::Failed => SizeHint::default(),
         }
     }
 }

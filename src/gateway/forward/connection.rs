@@ -1,32 +1,34 @@
-//! One connection to an endpoint: made, driven by a task of its own, used for one request after another (HTTP/1.1) or
-//! for many at once (HTTP/2).
+//! One connection to an endpoint: made, and used for one request after another (HTTP/1.1, by `http1`) or for many at
+//! once (HTTP/2, by hyper in a task of its own).
 //!
-//! hyper frames; what is set here are the limits of what an upstream may send. A request that was given to a connection
-//! and not one byte of which was written comes back, so that it can be sent over another.
+//! The answer's body is read from the connection itself. What is set here are the limits of what an HTTP/2 upstream may
+//! send. A request that was given to a connection and not one byte of which was written comes back, so that it can be
+//! sent over another.
 
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Uri};
 use http::{Request, Response};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{TrySendError, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::body::RequestBody;
+use super::body::{BodyError, RequestBody};
+use super::http1::{AnswerError, Http1, Upgraded};
 use super::send::Trouble;
 use crate::dial::{DialError, Dialer, Endpoint, Scheme, Version};
 use crate::tasks::Tasks;
 
-/// Most bytes of an answer's head and of its trailers; answers carry larger cookies than requests.
-const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Most bytes buffered per HTTP/1.1 connection and direction.
-const BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// Most bytes of an answer's fields, and of its trailers; answers carry larger cookies than requests.
+const ANSWER_HEAD_BYTES_MAX: u32 = 64 * 1024;
 /// Requests that share one HTTP/2 connection, unless the upstream allows fewer: what most servers announce.
 pub(super) const STREAMS_MAX: usize = 100;
 /// Bytes an upstream may send ahead on one HTTP/2 stream.
@@ -42,9 +44,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that can take a request now or soon.
 pub(super) enum Connection {
     /// One request at a time.
-    Http1(http1::SendRequest<RequestBody>),
-    /// Shared; this is one of its streams.
-    Http2(Stream),
+    Http1(Box<Http1>),
+    /// Shared; this is one of its streams, and the body that comes over it.
+    Http2(Stream, Option<Incoming>),
 }
 
 /// Why a request has no answer.
@@ -52,7 +54,18 @@ pub(super) enum SendFailure {
     /// Nothing of it was written; here it is.
     Unsent(Box<Request<RequestBody>>),
     /// Something may have been written.
-    Broken(hyper::Error),
+    Broken(SendError),
+}
+
+/// What broke an exchange before its answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    /// On an HTTP/1.1 connection.
+    #[error(transparent)]
+    Http1(#[from] AnswerError),
+    /// On an HTTP/2 connection.
+    #[error(transparent)]
+    Http2(#[from] hyper::Error),
 }
 
 impl Connection {
@@ -60,7 +73,7 @@ impl Connection {
     pub(super) fn version(&self) -> Version {
         match self {
             Self::Http1(_) => Version::Http1,
-            Self::Http2(_) => Version::Http2,
+            Self::Http2(..) => Version::Http2,
         }
     }
 
@@ -80,7 +93,6 @@ impl Connection {
                 *request.version_mut() = http::Version::HTTP_11;
                 *request.uri_mut() = Uri::from(path.clone());
                 request.headers_mut().insert(HOST, host.clone());
-                // hyper sends a GET without its body when only the body says that there is one.
                 if !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH) {
                     request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
                 }
@@ -98,15 +110,59 @@ impl Connection {
     }
 
     /// Sends a request. Dropping the future aborts it: HTTP/1.1 closes the connection, HTTP/2 resets the stream.
-    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendFailure> {
-        let outcome = match self {
-            Self::Http1(sender) => sender.try_send_request(request).await,
-            Self::Http2(stream) => stream.sender.try_send_request(request).await,
-        };
-        outcome.map_err(|mut failed: TrySendError<Request<RequestBody>>| match failed.take_message() {
-            Some(request) => SendFailure::Unsent(Box::new(request)),
-            None => SendFailure::Broken(failed.into_error()),
-        })
+    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<()>, SendFailure> {
+        match self {
+            Self::Http1(connection) => {
+                connection.begin(request);
+                poll_fn(|context| connection.poll_answer(context)).await.map_err(|error| SendFailure::Broken(error.into()))
+            }
+            Self::Http2(stream, answer) => {
+                let response = stream.sender.try_send_request(request).await.map_err(unsent)?;
+                let (parts, body) = response.into_parts();
+                *answer = Some(body);
+                Ok(Response::from_parts(parts, ()))
+            }
+        }
+    }
+
+    /// The next piece of the answer's body.
+    pub(super) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Http1(connection) => connection.poll_frame(context).map_err(|error| BodyError::Upstream(error.into())),
+            Self::Http2(_, Some(body)) => Pin::new(body).poll_frame(context).map_err(|error| BodyError::Upstream(error.into())),
+            Self::Http2(_, None) => Poll::Ready(None),
+        }
+    }
+
+    /// Whether the answer's body has ended.
+    pub(super) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_end_stream(),
+            Self::Http2(_, body) => body.as_ref().is_none_or(Body::is_end_stream),
+        }
+    }
+
+    /// What is known of the length of the answer's body.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(connection) => connection.size_hint(),
+            Self::Http2(_, body) => body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint),
+        }
+    }
+
+    /// The raw connection after a `101`, which only HTTP/1.1 has.
+    pub(super) fn into_upgraded(self) -> Option<Upgraded> {
+        match self {
+            Self::Http1(connection) => Some(connection.into_upgraded()),
+            Self::Http2(..) => None,
+        }
+    }
+}
+
+fn unsent(mut failed: TrySendError<Request<RequestBody>>) -> SendFailure {
+    match failed.take_message() {
+        Some(request) => SendFailure::Unsent(Box::new(request)),
+        None => SendFailure::Broken(failed.into_error().into()),
     }
 }
 
@@ -156,13 +212,13 @@ impl Drop for Stream {
 /// A connection that was just made.
 pub(super) enum Opened {
     /// For one.
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(Box<Http1>),
     /// For many.
     Http2(Shared),
 }
 
-/// Connects within `deadline` and starts the task that drives the connection. The task ends when the connection is closed
-/// or nobody holds it any more.
+/// Connects within `deadline`. An HTTP/2 connection is driven by a task, which ends when the connection is closed or nobody
+/// holds it any more.
 pub(super) async fn open(dialer: &Dialer, endpoint: &Endpoint, deadline: Duration, tasks: &Tasks) -> Result<Opened, Trouble> {
     let dialed = dialer.dial(endpoint, deadline).await;
     let (stream, version) = dialed.map_err(|error| {
@@ -172,15 +228,8 @@ pub(super) async fn open(dialer: &Dialer, endpoint: &Endpoint, deadline: Duratio
             DialError::Refused(_) | DialError::Tls(_) => Trouble::Unreachable,
         }
     })?;
-    let stream = TokioIo::new(stream);
     let opened = match version {
-        Version::Http1 => {
-            let mut builder = http1::Builder::new();
-            builder.max_header_size(ANSWER_HEAD_BYTES_MAX).max_buf_size(BUFFER_BYTES_MAX);
-            let (sender, connection) = builder.handshake(stream).await.map_err(|_| Trouble::Broken)?;
-            drive(tasks, endpoint, connection.with_upgrades());
-            Opened::Http1(sender)
-        }
+        Version::Http1 => Opened::Http1(Box::new(Http1::new(stream))),
         Version::Http2 => {
             let mut builder = http2::Builder::new(tasks.clone());
             builder
@@ -188,10 +237,10 @@ pub(super) async fn open(dialer: &Dialer, endpoint: &Endpoint, deadline: Duratio
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
-                .max_header_list_size(u32::try_from(ANSWER_HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+                .max_header_list_size(ANSWER_HEAD_BYTES_MAX)
                 .keep_alive_interval(PING_INTERVAL)
                 .keep_alive_timeout(PING_TIMEOUT);
-            let (sender, mut connection) = builder.handshake(stream).await.map_err(|_| Trouble::Broken)?;
+            let (sender, mut connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| Trouble::Broken)?;
             let streams_allowed = Arc::new(AtomicUsize::new(STREAMS_MAX));
             let allowed = streams_allowed.clone();
             let driven = poll_fn(move |context| {

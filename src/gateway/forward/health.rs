@@ -118,8 +118,8 @@ async fn check(pool: &Arc<Pool>, health: &config::Health, tasks: &Tasks) -> Resu
     let host = HeaderValue::try_from(endpoint.authority()).map_err(|_| Trouble::Broken)?;
     let path: PathAndQuery = health.path.parse().map_err(|_| Trouble::Broken)?;
     let mut connection = match connection::open(pool.dialer(), endpoint, limits.connect, tasks).await? {
-        Opened::Http1(sender) => Connection::Http1(sender),
-        Opened::Http2(shared) => Connection::Http2(shared.stream().ok_or(Trouble::Broken)?),
+        Opened::Http1(connection) => Connection::Http1(connection),
+        Opened::Http2(shared) => Connection::Http2(shared.stream().ok_or(Trouble::Broken)?, None),
     };
     let mut request = Request::new(RequestBody::nothing());
     connection.address(&mut request, endpoint, &path, &host)?;

@@ -1,7 +1,7 @@
 //! The last step: the granted request goes to its upstream, and the answer comes back.
 //!
 //! `headers` decides what crosses, `body` counts and cuts, `balance` picks an endpoint, `pool` finds a `connection` to
-//! it, `send` waits for the answer, `upgrade` passes WebSockets on, `health` says which endpoints to avoid.
+//! it, `http1` speaks over it, `send` waits for the answer, `upgrade` passes WebSockets on, `health` says which endpoints to avoid.
 //! Promises: what was decided on is what is sent; no byte of the client's framing, credential or claimed identity
 //! survives; an incomplete message never looks complete, in either direction; a request that an upstream may have seen
 //! is never sent twice; every wait ends. Retries of answered requests and caching are not for a gateway that audits.
@@ -11,6 +11,7 @@ mod body;
 mod connection;
 mod headers;
 mod health;
+mod http1;
 mod pool;
 mod send;
 mod share;

@@ -9,14 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use hyper::client::conn::http1;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::body::RequestBody;
 use super::connection::{self, Connection, Opened, Shared};
 use super::health::Standing;
+use super::http1::{Http1, Upgraded};
 use super::send::Trouble;
 use crate::clock;
 use crate::dial::{Dialer, Endpoint, Scheme};
@@ -33,8 +32,6 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 const SLOT_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How many requests wait for a slot of one endpoint.
 const SLOT_QUEUE_MAX: usize = 1_024;
-/// How long a connection may take to be ready again after its last answer; in practice microseconds.
-const READY_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What may be spent on one endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,7 +77,7 @@ pub(super) struct Pool {
     slots: Arc<Semaphore>,
     slots_max: usize,
     waiting: AtomicUsize,
-    unused: Mutex<Vec<Kept<http1::SendRequest<RequestBody>>>>,
+    unused: Mutex<Vec<Kept<Box<Http1>>>>,
     shared: Mutex<Vec<Kept<Shared>>>,
     speaks_http2: AtomicBool,
     /// One permit: whoever opens an HTTP/2 connection lets the others wait and share it.
@@ -98,13 +95,28 @@ pub(super) struct Lease {
     pool: Arc<Pool>,
     connection: Connection,
     opened: BootInstant,
+    slot: OwnedSemaphorePermit,
+}
+
+/// A place of an upstream's, free again when dropped.
+pub(super) struct Slot {
     _slot: OwnedSemaphorePermit,
 }
 
 impl Lease {
-    /// The connection.
+    /// The connection, to be driven.
     pub(super) fn connection(&mut self) -> &mut Connection {
         &mut self.connection
+    }
+
+    /// The connection, to be asked.
+    pub(super) fn state(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The raw connection after a `101`, and the slot that it goes on to take.
+    pub(super) fn into_upgraded(self) -> Option<(Upgraded, Slot)> {
+        Some((self.connection.into_upgraded()?, Slot { _slot: self.slot }))
     }
 
     /// The endpoint behind it.
@@ -114,12 +126,12 @@ impl Lease {
 
     /// The exchange is complete on both sides: the connection may serve the next. A lease that is dropped instead closes it.
     pub(super) fn give_back(self) {
-        let Self { pool, connection, opened, _slot: slot } = self;
-        if let Connection::Http1(sender) = connection
-            && !sender.is_closed()
+        let Self { pool, connection, opened, slot } = self;
+        if let Connection::Http1(connection) = connection
+            && connection.is_reusable()
             && !pool.tasks.stopping().is_cancelled()
         {
-            pool.unused.lock().push(Kept { connection: sender, opened, used: clock::boot_now() });
+            pool.unused.lock().push(Kept { connection, opened, used: clock::boot_now() });
         }
         // After the push, so that whoever gets the slot finds the connection.
         drop(slot);
@@ -180,8 +192,8 @@ impl Pool {
         if origin == Origin::Any
             && let Ok(slot) = self.slots.clone().try_acquire_owned()
         {
-            if let Some((connection, opened)) = self.reuse_at_once(wanted) {
-                return Ok(Lease { pool: self.clone(), connection, opened, _slot: slot });
+            if let Some((connection, opened)) = self.reuse(wanted) {
+                return Ok(Lease { pool: self.clone(), connection, opened, slot });
             }
             drop(slot);
         }
@@ -192,7 +204,7 @@ impl Pool {
     async fn lease_in_turn(self: &Arc<Self>, wanted: Wanted, origin: Origin) -> Result<Lease, Trouble> {
         let slot = self.slot().await?;
         let (connection, opened) = match origin {
-            Origin::Any => match self.reuse(wanted).await {
+            Origin::Any => match self.reuse(wanted) {
                 Some(found) => found,
                 None => self.open(wanted, origin).await?,
             },
@@ -202,7 +214,7 @@ impl Pool {
                 self.open(wanted, origin).await?
             }
         };
-        Ok(Lease { pool: self.clone(), connection, opened, _slot: slot })
+        Ok(Lease { pool: self.clone(), connection, opened, slot })
     }
 
     async fn slot(&self) -> Result<OwnedSemaphorePermit, Trouble> {
@@ -215,21 +227,8 @@ impl Pool {
         slot.map_err(|_| Trouble::Overloaded)?.map_err(|_| Trouble::Overloaded)
     }
 
-    /// A connection that was used before and can be used without waiting.
-    fn reuse_at_once(&self, wanted: Wanted) -> Option<(Connection, BootInstant)> {
-        if wanted == Wanted::Any
-            && let Some(found) = self.share()
-        {
-            return Some(found);
-        }
-        let mut unused = self.unused.lock();
-        let is_ready = |kept: &mut Kept<http1::SendRequest<RequestBody>>| kept.connection.is_ready() && !self.is_stale(kept);
-        let kept = unused.pop_if(is_ready)?;
-        Some((Connection::Http1(kept.connection), kept.opened))
-    }
-
-    /// A connection that was used before and can be used now. One that has just served a request may need a moment.
-    async fn reuse(&self, wanted: Wanted) -> Option<(Connection, BootInstant)> {
+    /// A connection that was used before and can be used now; those that cannot are let go.
+    fn reuse(&self, wanted: Wanted) -> Option<(Connection, BootInstant)> {
         if wanted == Wanted::Any
             && let Some(found) = self.share()
         {
@@ -237,10 +236,7 @@ impl Pool {
         }
         loop {
             let mut kept = self.unused.lock().pop()?;
-            if self.is_stale(&kept) || kept.connection.is_closed() {
-                continue;
-            }
-            if kept.connection.is_ready() || matches!(timeout(READY_WAIT_MAX, kept.connection.ready()).await, Ok(Ok(()))) {
+            if !self.is_stale(&kept) && kept.connection.is_idle() {
                 return Some((Connection::Http1(kept.connection), kept.opened));
             }
         }
@@ -250,7 +246,7 @@ impl Pool {
         self.shared.lock().iter_mut().find_map(|kept| {
             let stream = kept.connection.stream()?;
             kept.used = clock::boot_now();
-            Some((Connection::Http2(stream), kept.opened))
+            Some((Connection::Http2(stream, None), kept.opened))
         })
     }
 
@@ -277,16 +273,16 @@ impl Pool {
         let opened = connection::open(dialer, &self.endpoint, self.limits.connect, &self.tasks).await;
         let now = clock::boot_now();
         match opened {
-            Ok(Opened::Http1(sender)) => {
+            Ok(Opened::Http1(connection)) => {
                 self.standing.connected();
-                Ok((Connection::Http1(sender), now))
+                Ok((Connection::Http1(connection), now))
             }
             Ok(Opened::Http2(shared)) => {
                 self.standing.connected();
                 self.speaks_http2.store(true, Ordering::Relaxed);
                 let stream = shared.stream().ok_or(Trouble::Broken)?;
                 self.shared.lock().push(Kept { connection: shared, opened: now, used: now });
-                Ok((Connection::Http2(stream), now))
+                Ok((Connection::Http2(stream, None), now))
             }
             Err(trouble) => {
                 self.standing.not_connected();
@@ -302,7 +298,7 @@ impl Pool {
 
     /// Lets go of connections that are closed, too old or too long unused. Requests on shared ones go on.
     fn tidy(&self) {
-        self.unused.lock().retain(|kept| !kept.connection.is_closed() && !self.is_stale(kept));
+        self.unused.lock().retain_mut(|kept| kept.connection.is_idle() && !self.is_stale(kept));
         let now = clock::boot_now();
         self.shared.lock().retain(|kept| {
             kept.connection.is_open() && !(kept.connection.is_unused() && self.is_stale(kept)) && now.since(kept.opened) <= AGE_MAX
@@ -356,26 +352,23 @@ mod tests {
     use crate::gateway::forward::Forwarder;
     use crate::gateway::forward::tests::support::{Script, exchange_once};
     use crate::metrics::Metrics;
-    use hyper_util::rt::TokioIo;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_util::either::Either;
 
-    /// The connection's task is run by hand, so that it is certain that it sees the close before the request.
     #[tokio::test]
-    async fn a_request_that_meets_a_closed_connection_unsent_goes_over_a_fresh_one() {
+    async fn a_connection_that_was_closed_while_nobody_used_it_is_let_go_and_a_fresh_one_taken() {
         let script = Script::ok().await;
         let upstreams = [("a".to_owned(), script.config())].into();
         let upstream = Forwarder::new(&upstreams, &Tasks::new(), &Metrics::new(), None).unwrap().upstream("a").unwrap();
-        let (ours, theirs) = tokio::io::duplex(1_024);
-        let (mut sender, mut connection) = http1::handshake(TokioIo::new(ours)).await.unwrap();
-        tokio::select! {
-            biased;
-            _ = &mut connection => panic!("the connection ended"),
-            ready = sender.ready() => ready.unwrap(),
-        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        drop(listener.accept().await.unwrap());
+        ours.readable().await.unwrap();
         let now = clock::boot_now();
-        upstream.balance().pick(&[]).unwrap().unused.lock().push(Kept { connection: sender, opened: now, used: now });
-        drop(theirs);
-        let (_, ended) = tokio::join!(exchange_once(&upstream), connection);
-        assert!(ended.is_ok() && script.connections() == 1);
+        let connection = Box::new(Http1::new(Either::Left(ours)));
+        upstream.balance().pick(&[]).unwrap().unused.lock().push(Kept { connection, opened: now, used: now });
+        exchange_once(&upstream).await;
+        assert_eq!(script.connections(), 1);
     }
 
     #[tokio::test]

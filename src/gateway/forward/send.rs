@@ -91,8 +91,8 @@ pub(super) async fn send(mut request: Request<Incoming>, to: &Forwarding<'_>) ->
 }
 
 /// An upstream's answer as the client gets it.
-pub(super) fn answer(response: Response<Incoming>, lease: Lease, to: &Forwarding<'_>) -> Response<UpstreamBody> {
-    let (mut parts, incoming) = response.into_parts();
+pub(super) fn answer(response: Response<()>, lease: Lease, to: &Forwarding<'_>) -> Response<UpstreamBody> {
+    let (mut parts, ()) = response.into_parts();
     headers::for_client(&mut parts.headers, parts.version);
     if parts.status == StatusCode::NO_CONTENT {
         // RFC 9110 section 8.6.
@@ -100,7 +100,7 @@ pub(super) fn answer(response: Response<Incoming>, lease: Lease, to: &Forwarding
     }
     parts.version = Version::default();
     parts.extensions.clear();
-    Response::from_parts(parts, UpstreamBody::new(incoming, lease, to.meter.clone(), to.upstream.limits().idle))
+    Response::from_parts(parts, UpstreamBody::new(lease, to.meter.clone(), to.upstream.limits().idle))
 }
 
 /// Sends until an answer's head is here that can be read in one way only.
@@ -109,7 +109,7 @@ pub(super) async fn exchange(
     mut request: Request<RequestBody>,
     wanted: Wanted,
     to: &Forwarding<'_>,
-) -> Result<(Response<Incoming>, Lease), Failure> {
+) -> Result<(Response<()>, Lease), Failure> {
     let mut origin = Origin::Any;
     for _ in 0..=REPLAYS_MAX {
         let mut lease = lease(upstream, wanted, origin).await?;
@@ -184,7 +184,7 @@ fn blame(meter: &Meter, trouble: Trouble) -> Failure {
 
 /// Whether status and framing can be read in one way only (RFC 9112 section 6.3, RFC 9110 section 15). hyper refuses
 /// what it cannot frame; here goes what it frames although another reader would frame it differently.
-fn is_sound(response: &Response<Incoming>) -> bool {
+fn is_sound(response: &Response<()>) -> bool {
     let is_known_status = response.status().as_u16() <= 599;
     is_known_status && has_one_framing(response.headers())
 }

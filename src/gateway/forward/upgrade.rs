@@ -5,7 +5,7 @@
 //! Every other `Upgrade` is dropped with the other fields of its hop, and the request served as it is.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io;
+use std::io::{self, Cursor};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,19 +20,20 @@ use http::header::{
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, copy_bidirectional, join, split};
 use tokio::time::{sleep, timeout};
 
 use super::body::DeclaredLength;
 use super::headers;
-use super::pool::Lease;
+use super::http1::Upgraded as Raw;
+use super::pool::{Lease, Slot};
 use super::send::{self, Trouble};
 use super::{Failure, Forwarded, Forwarding, Websocket};
 use crate::gateway::target::method_refused;
 
-/// How long either side may take to hand over its connection once the answer is decided; in practice one write.
+/// How long the edge may take to hand over the client's connection once the answer is decided; in practice one write.
 const HANDOVER_MAX: Duration = Duration::from_secs(10);
 /// The only version there is (RFC 6455 section 4.1).
 const WEBSOCKET_VERSION: HeaderValue = HeaderValue::from_static("13");
@@ -97,7 +98,7 @@ impl Wish {
     }
 
     /// Turns the upstream's answer into the client's: a tunnel when both agree, the plain answer when the upstream declines.
-    pub(super) fn answer(self, mut response: Response<Incoming>, lease: Lease, to: &Forwarding<'_>) -> Result<Forwarded, Failure> {
+    pub(super) fn answer(self, mut response: Response<()>, lease: Lease, to: &Forwarding<'_>) -> Result<Forwarded, Failure> {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             // To one who asked by CONNECT, any 2xx would mean that the tunnel stands (RFC 9110 section 9.3.6).
             if self.form == Form::Connect && response.status().is_success() {
@@ -108,7 +109,7 @@ impl Wish {
         if !names_websocket(response.headers()) {
             return Err(Trouble::Broken.into());
         }
-        let upstream = hyper::upgrade::on(&mut response);
+        let Some((upstream, slot)) = lease.into_upgraded() else { return Err(Trouble::Broken.into()) };
         let mut answer = Response::new(());
         *answer.headers_mut() = std::mem::take(response.headers_mut());
         headers::for_client(answer.headers_mut(), response.version());
@@ -124,7 +125,7 @@ impl Wish {
                 answer.headers_mut().remove(HeaderName::from_static("sec-websocket-key"));
             }
         }
-        Ok(Forwarded::Tunnel(answer, Tunnel { client: self.client, upstream, idle_max: to.upstream.limits().idle, _lease: lease }))
+        Ok(Forwarded::Tunnel(answer, Tunnel { client: self.client, upstream, idle_max: to.upstream.limits().idle, _slot: slot }))
     }
 }
 
@@ -138,10 +139,10 @@ fn nonce() -> HeaderValue {
 /// An agreed WebSocket, ready to be run once the answer has been returned to hyper.
 pub struct Tunnel {
     client: OnUpgrade,
-    upstream: OnUpgrade,
+    upstream: Raw,
     idle_max: Duration,
     /// Keeps the upstream's slot taken.
-    _lease: Lease,
+    _slot: Slot,
 }
 
 impl std::fmt::Debug for Tunnel {
@@ -180,16 +181,18 @@ impl Tunnel {
         let mut cut = pin!(cut);
         let (up, down) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let end = |outcome| TunnelEnd { bytes_up: up.load(Ordering::Relaxed), bytes_down: down.load(Ordering::Relaxed), outcome };
-        let handover = timeout(HANDOVER_MAX, async { tokio::try_join!(self.client, self.upstream) });
-        let (client, upstream) = tokio::select! {
+        let client = tokio::select! {
             () = &mut cut => return end(TunnelOutcome::Cut),
-            sides = handover => match sides {
-                Ok(Ok(sides)) => sides,
+            client = timeout(HANDOVER_MAX, self.client) => match client {
+                Ok(Ok(client)) => client,
                 Ok(Err(_)) | Err(_) => return end(TunnelOutcome::Broken),
             }
         };
+        let (reading, writing) = split(self.upstream.0);
+        // What came right behind the 101 comes first.
+        let upstream = join(Cursor::new(self.upstream.1).chain(reading), writing);
         let mut client = Counted { stream: TokioIo::new(client), bytes: up.clone() };
-        let mut upstream = Counted { stream: TokioIo::new(upstream), bytes: down.clone() };
+        let mut upstream = Counted { stream: upstream, bytes: down.clone() };
         let mut copying = pin!(copy_bidirectional(&mut client, &mut upstream));
         loop {
             let before = end(TunnelOutcome::Idle);
@@ -205,12 +208,12 @@ impl Tunnel {
 }
 
 /// A stream that counts what is read from it.
-struct Counted {
-    stream: TokioIo<Upgraded>,
+struct Counted<S> {
+    stream: S,
     bytes: Arc<AtomicU64>,
 }
 
-impl AsyncRead for Counted {
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
@@ -220,7 +223,7 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

@@ -4,14 +4,18 @@
 //! Waiting is polling with a deadline.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Either, Full};
+use http_body::{Body, Frame};
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -24,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config;
 use crate::domain::Rejection;
 use crate::gateway::client_address::{ClientAddress, Transport};
-use crate::gateway::forward::body::RequestBody;
+use crate::gateway::forward::body::{BodyError, RequestBody};
 use crate::gateway::forward::pool::Wanted;
 use crate::gateway::forward::send::exchange;
 use crate::gateway::forward::{
@@ -119,11 +123,11 @@ impl Front {
         &self,
         request: Request<Incoming>,
         websocket: Websocket,
-    ) -> Result<Response<Either<UpstreamBody, Full<Bytes>>>, Infallible> {
+    ) -> Result<Response<Either<Unhurried, Full<Bytes>>>, Infallible> {
         let meter = Meter::new();
         self.meters.lock().push(meter.clone());
         Ok(match self.forward(request, websocket, meter).await {
-            Ok(Forwarded::Answer(answer)) => answer.map(Either::Left),
+            Ok(Forwarded::Answer(answer)) => answer.map(|body| Either::Left(Unhurried { body, fault: None })),
             Ok(Forwarded::Tunnel(head, tunnel)) => {
                 let (ends, cut) = (self.tunnels.clone(), self.cut.clone());
                 self.tasks.spawn("tunnel", async move {
@@ -179,6 +183,39 @@ impl Front {
 
     pub(super) fn fate(&self, index: usize) -> Option<Fate> {
         self.meters.lock().get(index).map(|meter| meter.fate())
+    }
+}
+
+/// Holds a failure back for one turn, as `gateway::answer` does and for its reason.
+pub(super) struct Unhurried {
+    body: UpstreamBody,
+    fault: Option<BodyError>,
+}
+
+impl Body for Unhurried {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(fault) = self.fault.take() {
+            return Poll::Ready(Some(Err(fault)));
+        }
+        match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            Some(Err(fault)) => {
+                self.fault = Some(fault);
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            other => Poll::Ready(other),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -350,7 +387,9 @@ pub(in crate::gateway::forward) async fn exchange_once(upstream: &Upstream) {
         meter: Meter::new(),
     };
     let request = http::Request::post("/").body(RequestBody::nothing()).unwrap();
-    let (response, lease) = timeout(PATIENCE, exchange(upstream, request, Wanted::Any, &to)).await.unwrap().unwrap();
-    response.into_body().collect().await.unwrap();
+    let (_, mut lease) = timeout(PATIENCE, exchange(upstream, request, Wanted::Any, &to)).await.unwrap().unwrap();
+    while let Some(frame) = poll_fn(|context| lease.connection().poll_frame(context)).await {
+        frame.unwrap();
+    }
     lease.give_back();
 }
