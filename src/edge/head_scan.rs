@@ -1,25 +1,34 @@
 //! Looks at the raw bytes of a request's head for what hyper forgives or forgets, and others do not.
 //!
-//! hyper takes a bare LF for the end of a line (RFC 9112 section 2.2 allows it, request smuggling lives on it), and the
-//! `http` crate cuts a fragment off a target before anyone can refuse it (section 3.2 has none). Such a byte is
-//! overwritten with NUL before hyper reads it, which makes the head invalid: it is refused like any other invalid
-//! head, by the same code. Only heads whose beginning is certain are looked at: what is pipelined behind another request,
-//! or follows one with a body, is hyper's alone.
+//! hyper takes a bare LF for the end of a line (RFC 9112 section 2.2 allows it, request smuggling lives on it), drops a
+//! Content-Length that stands beside a Transfer-Encoding (section 6.3), and the `http` crate cuts a fragment off a target
+//! before anyone can refuse it (section 3.2 has none). Such a byte is overwritten with NUL before hyper reads it, and the
+//! head ends there ([`SPOILT_END`]), which makes it invalid: it is refused like any other invalid head, by the same code.
+//! Says too where a good head ends, so that no byte of another is read as part of this one.
+
+/// What is read behind a byte that was overwritten: hyper looks for it before it parses what comes in pieces.
+pub(super) const SPOILT_END: &[u8] = b"\r\n\r\n";
 
 /// Follows one head.
 #[derive(Debug, Default)]
 pub(super) struct HeadScan {
     place: Place,
     last: u8,
+    /// The framing field that came last.
+    framed_by: Option<FramingField>,
+    /// Words of the request line that are behind us, and what the last of them begins with.
+    words: u8,
+    last_word: Word,
 }
 
-/// Whether bytes behind the head were seen.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Rest {
-    /// None yet.
-    None,
-    /// A body, or the next request.
-    Begun,
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Word {
+    /// Nothing yet.
+    #[default]
+    Empty,
+    /// What a version begins with.
+    Version,
+    Other,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -28,46 +37,129 @@ enum Place {
     #[default]
     Before,
     RequestLine,
+    /// Within the request line, behind a space and so many bytes of what may be a version.
+    NextWord(usize),
     /// At the start of a field line, or of the blank line that ends the head.
     LineStart,
+    /// In a name that may be that of a framing field, so many bytes of which have come.
+    Name(FramingField, usize),
     Line,
     After,
+    Spoilt,
+}
+
+const VERSION: &[u8] = b"HTTP/";
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum FramingField {
+    ContentLength,
+    TransferEncoding,
+}
+
+impl FramingField {
+    const fn name(self) -> &'static [u8] {
+        match self {
+            Self::ContentLength => b"content-length:",
+            Self::TransferEncoding => b"transfer-encoding:",
+        }
+    }
 }
 
 impl HeadScan {
-    /// Overwrites what must not be forgiven in the next piece of the head, and says whether more than the head has come.
-    pub(super) fn scan(&mut self, piece: &mut [u8]) -> Rest {
-        let mut piece = piece;
-        while let Some((byte, rest)) = self.next_of_interest(piece) {
-            piece = rest;
-            if self.place == Place::After {
-                return Rest::Begun;
+    /// Overwrites what must not be forgiven in the next piece of the head; `Some` with the number of the piece's bytes
+    /// that belong to the head when it ends here.
+    pub(super) fn scan(&mut self, piece: &mut [u8]) -> Option<usize> {
+        let mut done = 0;
+        loop {
+            let passed = self.uninteresting(piece.get(done..)?);
+            if let Some(last) = passed.checked_sub(1).and_then(|last| piece.get(done + last)) {
+                self.last = *last;
             }
-            let is_forgiven = (*byte == b'\n' && self.last != b'\r') || (*byte == b'#' && self.place == Place::RequestLine);
-            self.place = match (self.place, *byte) {
-                (Place::Before, b'\r' | b'\n') => Place::Before,
-                (Place::Before, _) => Place::RequestLine,
-                (Place::RequestLine | Place::Line, b'\n') => Place::LineStart,
-                (Place::LineStart, b'\n') => Place::After,
-                (Place::LineStart, b'\r') => Place::LineStart,
-                (Place::LineStart, _) => Place::Line,
-                (place, _) => place,
-            };
+            done += passed;
+            let byte = piece.get_mut(done)?;
+            done += 1;
+            self.step(*byte);
             self.last = *byte;
-            if is_forgiven {
-                *byte = 0;
+            match self.place {
+                Place::After => return Some(done),
+                Place::Spoilt => {
+                    *byte = 0;
+                    return Some(done);
+                }
+                _ => {}
             }
         }
-        Rest::None
     }
 
-    /// Nothing matters in the middle of a field line, so all up to its end is passed over at once.
-    fn next_of_interest<'a>(&mut self, piece: &'a mut [u8]) -> Option<(&'a mut u8, &'a mut [u8])> {
-        let passed = if self.place == Place::Line { memchr::memchr(b'\n', piece).unwrap_or(piece.len()) } else { 0 };
-        if let Some(last) = passed.checked_sub(1).and_then(|last| piece.get(last)) {
-            self.last = *last;
+    /// Whether the request line has begun and not ended.
+    pub(super) fn is_in_request_line(&self) -> bool {
+        matches!(self.place, Place::RequestLine | Place::NextWord(_))
+    }
+
+    /// Whether the head holds what must not be forgiven.
+    pub(super) fn is_spoilt(&self) -> bool {
+        self.place == Place::Spoilt
+    }
+
+    /// Whether the request line has three words of which the last names no version of HTTP: whoever sent it would not
+    /// understand an answer in HTTP/1.
+    pub(super) fn is_foreign(&self) -> bool {
+        self.words >= 2 && self.last_word == Word::Other
+    }
+
+    fn step(&mut self, byte: u8) {
+        self.place = match (self.place, byte) {
+            (_, b'\n') if self.last != b'\r' => Place::Spoilt,
+            (Place::RequestLine | Place::NextWord(_), b'#') => Place::Spoilt,
+            (Place::Before, b'\r' | b'\n') => Place::Before,
+            (Place::Before, _) => Place::RequestLine,
+            (Place::RequestLine | Place::NextWord(_), b' ') => {
+                self.words = self.words.saturating_add(1);
+                self.last_word = Word::Empty;
+                Place::NextWord(0)
+            }
+            (Place::RequestLine | Place::NextWord(_) | Place::Line | Place::Name(..), b'\n') => Place::LineStart,
+            (Place::NextWord(_), b'\r') => Place::RequestLine,
+            (Place::NextWord(matched), _) => {
+                let rest = VERSION.get(matched..).and_then(<[u8]>::split_first).filter(|(expected, _)| **expected == byte);
+                self.last_word = if rest.is_some_and(|(_, rest)| rest.is_empty()) { Word::Version } else { Word::Other };
+                if rest.is_some_and(|(_, rest)| !rest.is_empty()) { Place::NextWord(matched + 1) } else { Place::RequestLine }
+            }
+            (Place::LineStart, b'\n') => Place::After,
+            (Place::LineStart, b'\r') => Place::LineStart,
+            (Place::LineStart, b'c' | b'C') => Place::Name(FramingField::ContentLength, 1),
+            (Place::LineStart, b't' | b'T') => Place::Name(FramingField::TransferEncoding, 1),
+            (Place::LineStart, _) => Place::Line,
+            (Place::Name(field, matched), _) => match field.name().get(matched..) {
+                Some([expected, rest @ ..]) if *expected == byte.to_ascii_lowercase() => {
+                    if rest.is_empty() {
+                        self.note(field)
+                    } else {
+                        Place::Name(field, matched + 1)
+                    }
+                }
+                _ => Place::Line,
+            },
+            (place, _) => place,
+        };
+    }
+
+    /// A framing field's name is complete: a second way of framing spoils the head.
+    fn note(&mut self, field: FramingField) -> Place {
+        match self.framed_by.replace(field) {
+            Some(other) if other != field => Place::Spoilt,
+            _ => Place::Line,
         }
-        piece.get_mut(passed..)?.split_first_mut()
+    }
+
+    /// How many bytes can be passed over at once: nothing matters in the middle of a field line, and in the request line
+    /// only its end, a fragment and the next word.
+    fn uninteresting(&self, rest: &[u8]) -> usize {
+        match self.place {
+            Place::Line => memchr::memchr(b'\n', rest).unwrap_or(rest.len()),
+            Place::RequestLine => memchr::memchr3(b'\n', b'#', b' ', rest).unwrap_or(rest.len()),
+            _ => 0,
+        }
     }
 }
 
@@ -75,23 +167,65 @@ impl HeadScan {
 mod tests {
     use super::*;
 
+    /// Whatever way the bytes come in pieces, they are changed to `expected`, and the head ends before `rest`.
+    fn check(text: &str, expected: &str, rest: Option<&str>) {
+        for cut in 0..=text.len() {
+            let (mut first, mut second) = (text.as_bytes()[..cut].to_vec(), text.as_bytes()[cut..].to_vec());
+            let mut scan = HeadScan::default();
+            let end = scan.scan(&mut first).or_else(|| scan.scan(&mut second).map(|end| cut + end));
+            first.extend(second);
+            assert_eq!(String::from_utf8_lossy(&first), expected, "cut at {cut}");
+            assert_eq!(end.map(|end| &text[end..]), rest, "cut at {cut}");
+            assert_eq!(scan.is_spoilt(), text != expected, "cut at {cut}");
+        }
+    }
+
     #[test]
-    fn only_bare_line_feeds_and_fragments_of_the_head_are_overwritten() {
-        let check = |text: &str, expected: &str| {
-            for cut in 0..=text.len() {
-                let (mut first, mut second) = (text.as_bytes()[..cut].to_vec(), text.as_bytes()[cut..].to_vec());
-                let mut scan = HeadScan::default();
-                scan.scan(&mut first);
-                scan.scan(&mut second);
-                first.extend(second);
-                assert_eq!(String::from_utf8(first).expect("text"), expected, "cut at {cut}");
-            }
+    fn only_what_others_read_differently_is_overwritten() {
+        let plain = "\r\nGET /a HTTP/1.1\r\nX: #1\r\nContent-Length: 5\r\nCookie: c\r\nTE: trailers\r\n\r\nbody\n#";
+        check(plain, plain, Some("body\n#"));
+        check("GET /a#b HTTP/1.1\r\n\r\n", "GET /a\0b HTTP/1.1\r\n\r\n", Some("b HTTP/1.1\r\n\r\n"));
+        check("GET #b HTTP/1.1\r\n", "GET \0b HTTP/1.1\r\n", Some("b HTTP/1.1\r\n"));
+        check("GET / HTTP/1.1\r\nX: a\nY: b\r\n\r\n", "GET / HTTP/1.1\r\nX: a\0Y: b\r\n\r\n", Some("Y: b\r\n\r\n"));
+        check("GET / HTTP/1.1\nX: a\r\n\r\n", "GET / HTTP/1.1\0X: a\r\n\r\n", Some("X: a\r\n\r\n"));
+        check("\nGET / HTTP/1.1\r\n\r\n", "\0GET / HTTP/1.1\r\n\r\n", Some("GET / HTTP/1.1\r\n\r\n"));
+        check("GET / HTTP/1.1\r\nC\n\nGET", "GET / HTTP/1.1\r\nC\0\nGET", Some("\nGET"));
+        check("GET / HTTP/1.1\r\nX: a\r\n", "GET / HTTP/1.1\r\nX: a\r\n", None);
+    }
+
+    #[test]
+    fn a_length_beside_a_coding_makes_the_head_invalid() {
+        let head = |lines: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n");
+        for (before, after) in [
+            ("Content-Length: 5\r\nTransfer-Encoding", " chunked"),
+            ("transfer-encoding: x\r\nX: y\r\nCONTENT-LENGTH", ""),
+            ("Transfer-Encoding: a\r\nTransfer-Encoding: b\r\ncontent-length", "1"),
+        ] {
+            let rest = format!("{after}\r\n\r\n");
+            check(&head(&format!("{before}:{after}")), &head(&format!("{before}\0{after}")), Some(&rest));
+        }
+        for lines in [
+            "Content-Length: 5\r\nContent-Length: 5",
+            "X-Content-Length: 5\r\nTransfer-Encoding: chunked",
+            "Content-Length: 5\r\nTransfer-Encodings: chunked",
+            "Content-Type: transfer-encoding:\r\nContent-Length: 5",
+        ] {
+            check(&head(lines), &head(lines), Some(""));
+        }
+    }
+
+    #[test]
+    fn a_line_of_three_words_without_a_version_of_http_is_foreign() {
+        let is_foreign = |line: &str, cut: usize| {
+            let mut scan = HeadScan::default();
+            scan.scan(&mut line.as_bytes()[..cut].to_vec());
+            scan.scan(&mut line.as_bytes()[cut..].to_vec());
+            scan.is_foreign()
         };
-        let plain = "\r\nGET /a HTTP/1.1\r\nX: #1\r\n\r\nbody\n#";
-        check(plain, plain);
-        check("GET /a#b HTTP/1.1\r\n\r\n", "GET /a\0b HTTP/1.1\r\n\r\n");
-        check("GET / HTTP/1.1\r\nX: a\nY: b\r\n\r\n", "GET / HTTP/1.1\r\nX: a\0Y: b\r\n\r\n");
-        check("GET / HTTP/1.1\nX: a\r\n\r\n", "GET / HTTP/1.1\0X: a\r\n\r\n");
-        check("\nGET / HTTP/1.1\r\n\r\n", "\0GET / HTTP/1.1\r\n\r\n");
+        let strange = "INVALID CONNECTION PREFACE\r\n\r\n";
+        assert!((0..strange.len()).all(|cut| is_foreign(strange, cut)));
+        for line in ["GET / HTTP/1.1\r\n", "GET / HTTP/9.9\r\n", "GET / HTTP/1.1 \r\n", "hello\r\n", "GET /\r\n", "GET  HTTP/1.1\r\n"] {
+            assert!((0..line.len()).all(|cut| !is_foreign(line, cut)), "{line:?}");
+        }
     }
 }

@@ -190,11 +190,23 @@ pub(super) fn spread(age: Duration) -> Duration {
     age.mul_f64(0.9 + f64::from(u8::try_from(dice).unwrap_or(100)) / 1000.0)
 }
 
-/// A connection whose first bytes were read already and are read again.
+/// A connection of which some bytes were read already and are read again.
 #[derive(Debug)]
 pub(super) struct Replay {
     pub(super) sniffed: Bytes,
     pub(super) stream: Stream,
+}
+
+impl Replay {
+    /// Whether there are bytes to read again.
+    pub(super) fn holds_bytes(&self) -> bool {
+        self.sniffed.has_remaining()
+    }
+
+    /// Has the bytes that were read last read again.
+    pub(super) fn put_back(&mut self, bytes: &[u8]) {
+        self.sniffed = if self.holds_bytes() { [bytes, &self.sniffed].concat().into() } else { Bytes::copy_from_slice(bytes) };
+    }
 }
 
 impl AsyncRead for Replay {

@@ -1,10 +1,11 @@
 //! HTTP/1.1 on one connection.
 //!
 //! hyper frames; this file adds what hyper leaves open. One deadline for an idle connection and a shorter one for a
-//! head that has begun, where hyper has a single timer for both. And where hyper answers a malformed head by itself,
-//! with an empty body, the answer is replaced by one in the product's own words before it leaves.
+//! head that has begun, where hyper has a single timer for both. Bytes are let in one message at a time (`inlet`), so that
+//! each head is looked at before hyper reads it. And where hyper answers a malformed head by itself, with an empty body,
+//! the answer is replaced by one in the product's own words before it leaves.
 //!
-//! Both need to know whose turn it is, and hyper does not say. But service calls, the end of an answer's body and the
+//! All this needs to know whose turn it is, and hyper does not say. But service calls, the end of an answer's body and the
 //! flush behind it are visible from outside, and all happen in the connection's one task:
 //!
 //! ```text
@@ -36,9 +37,10 @@ use tokio::time::{Instant, Sleep};
 
 use super::body::{Observed, Observer};
 use super::drain::{Phase, Watch};
-use super::head_scan::{HeadScan, Rest};
+use super::head_scan::SPOILT_END;
 use super::http::{Replay, Server, spread};
-use super::own_answer::{RequestLine, read_own_answer, write_answer};
+use super::inlet::{Follows, Inlet};
+use super::own_answer::{read_own_answer, write_answer};
 use super::stream::Farewell;
 use super::tls::socket_mut;
 use super::{Limits, OwnRefusal, Peer, Refuse};
@@ -59,11 +61,11 @@ where
 {
     let limits = &server.options.limits;
     let peer = Arc::new(peer);
-    let turn = Arc::new(Turn(Mutex::new(Stage::Head)));
+    let turn = Arc::new(Turn::new());
     let wire = Wire::new(stream, turn.clone(), peer.clone(), server, phase.clone());
     let phase_of_calls = phase.clone();
     let calls = service_fn(|request: Request<Incoming>| {
-        turn.enter(Stage::Serving);
+        turn.serve(Follows::of(request.body()));
         let turn = turn.clone();
         let method = request.method().clone();
         let answer = service(request, peer.clone());
@@ -129,40 +131,52 @@ enum Stage {
 }
 
 /// The stage, shared by the three who see it change. All are in one task, so the lock is never waited for.
-struct Turn(Mutex<Stage>);
+struct Turn(Mutex<Progress>);
+
+struct Progress {
+    stage: Stage,
+    /// What follows the head that hyper has just read, until it is asked for.
+    follows: Option<Follows>,
+}
 
 impl Turn {
+    fn new() -> Self {
+        Self(Mutex::new(Progress { stage: Stage::Head, follows: None }))
+    }
+
     fn stage(&self) -> Stage {
-        *self.0.lock()
+        self.0.lock().stage
+    }
+
+    /// The stage, and once what follows the newest head.
+    fn look(&self) -> (Stage, Option<Follows>) {
+        let mut progress = self.0.lock();
+        (progress.stage, progress.follows.take())
     }
 
     fn enter(&self, stage: Stage) {
-        *self.0.lock() = stage;
+        self.0.lock().stage = stage;
+    }
+
+    fn serve(&self, follows: Follows) {
+        *self.0.lock() = Progress { stage: Stage::Serving, follows: Some(follows) };
     }
 
     fn leave_if_idle(&self) {
-        let mut stage = self.0.lock();
-        if *stage == Stage::Idle {
-            *stage = Stage::Leaving;
+        let mut progress = self.0.lock();
+        if progress.stage == Stage::Idle {
+            progress.stage = Stage::Leaving;
         }
     }
 }
 
 impl Observer for Arc<Turn> {
     fn ended(&self) {
-        let mut stage = self.0.lock();
-        if *stage == Stage::Serving {
-            *stage = Stage::Answered;
+        let mut progress = self.0.lock();
+        if progress.stage == Stage::Serving {
+            progress.stage = Stage::Answered;
         }
     }
-}
-
-/// Whether it is certain where the next head begins. Once bytes of a body or of a pipelined request were read, only
-/// hyper knows, and a guess would refuse what is right.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Boundary {
-    Known,
-    Lost,
 }
 
 /// The connection as hyper sees it.
@@ -176,10 +190,7 @@ struct Wire {
     deadline: Instant,
     /// Made when first needed, and moved as seldom as possible: it may fire early, never late.
     timer: Option<Pin<Box<Sleep>>>,
-    line: RequestLine,
-    scan: HeadScan,
-    /// Whether hyper has taken all that was read, so that the next byte begins a head.
-    boundary: Boundary,
+    inlet: Inlet,
     /// What goes out instead of what hyper wrote.
     instead: Bytes,
     refusals: Arc<Refuse>,
@@ -199,9 +210,7 @@ impl Wire {
             idle,
             deadline: Instant::now() + head,
             timer: None,
-            line: RequestLine::Empty,
-            scan: HeadScan::default(),
-            boundary: Boundary::Known,
+            inlet: Inlet::new(),
             instead: Bytes::new(),
             refusals: server.refusals.clone(),
             phase,
@@ -225,20 +234,44 @@ impl Wire {
         }
     }
 
-    fn note_read(&mut self, stage: Stage, bytes: &mut [u8]) {
-        if bytes.is_empty() {
-            return;
+    /// Reads what is of this message; what is of the next is kept for later.
+    fn poll_message(&mut self, stage: Stage, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let came = buffer.filled_mut().get_mut(before..).unwrap_or_default();
+        if came.is_empty() {
+            return Poll::Ready(Ok(()));
         }
         if stage == Stage::Idle {
             self.turn.enter(Stage::Head);
             self.deadline = Instant::now() + self.head;
-            self.line = RequestLine::Empty;
-            self.scan = HeadScan::default();
         }
-        if self.boundary == Boundary::Known && self.scan.scan(bytes) == Rest::Begun {
-            self.boundary = Boundary::Lost;
+        let was_spoilt = self.inlet.is_spoilt();
+        let admitted = self.inlet.admit(came);
+        if self.inlet.is_spoilt() && !was_spoilt {
+            // What is dropped here would not have been read: hyper answers an invalid head and closes.
+            self.stream.sniffed = Bytes::from_static(SPOILT_END);
+        } else if let Some(early @ [_, ..]) = came.get(admitted..) {
+            self.stream.put_back(early);
         }
-        self.line.note(bytes);
+        buffer.set_filled(before + admitted);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Waits for the connection's end while nothing else may come in. If something comes, that wait is over, and whoever
+    /// lets it in later wakes the task.
+    fn poll_end(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.stream.holds_bytes() {
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        match buffer.filled().get(before..) {
+            Some(early @ [_, ..]) => self.stream.put_back(early),
+            _ => return Poll::Ready(Ok(())),
+        }
+        buffer.set_filled(before);
+        Poll::Pending
     }
 
     fn poll_tunnel(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -258,11 +291,13 @@ impl Wire {
         let Some((status, date)) = read_own_answer(bytes) else { return false };
         let refusal = match status {
             414 => OwnRefusal::TargetTooLong,
-            431 if self.line == RequestLine::Begun => OwnRefusal::TargetTooLong,
+            431 if self.inlet.head().is_in_request_line() => OwnRefusal::TargetTooLong,
             431 => OwnRefusal::HeadersTooLarge,
             _ => OwnRefusal::Malformed,
         };
-        self.instead = write_answer(&(self.refusals)(refusal, &self.peer), date);
+        if !self.inlet.head().is_foreign() {
+            self.instead = write_answer(&(self.refusals)(refusal, &self.peer), date);
+        }
         true
     }
 
@@ -281,33 +316,25 @@ impl Wire {
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let stage = this.turn.stage();
+        let (stage, follows) = this.turn.look();
         match stage {
-            Stage::Idle | Stage::Head => {}
-            Stage::Serving | Stage::Answered => {
-                let before = buffer.filled().len();
-                let polled = Pin::new(&mut this.stream).poll_read(context, buffer);
-                if buffer.filled().len() > before {
-                    this.boundary = Boundary::Lost;
-                }
-                return polled;
-            }
             Stage::Tunnel => return this.poll_tunnel(context, buffer),
             Stage::Leaving => return Poll::Ready(Ok(())),
+            Stage::Idle | Stage::Head | Stage::Serving | Stage::Answered => {}
         }
-        let before = buffer.filled().len();
-        match Pin::new(&mut this.stream).poll_read(context, buffer) {
-            Poll::Ready(Ok(())) => {
-                this.note_read(stage, buffer.filled_mut().get_mut(before..).unwrap_or_default());
-                Poll::Ready(Ok(()))
-            }
-            Poll::Pending if this.is_overdue(context) => {
-                // To hyper it looks as if the client had gone, and hyper closes.
-                this.turn.enter(Stage::Leaving);
-                Poll::Ready(Ok(()))
-            }
-            result => result,
+        if let Some(follows) = follows {
+            this.inlet.begin_body(follows);
         }
+        if stage == Stage::Idle && this.inlet.is_shut() {
+            this.inlet.begin_head();
+        }
+        let polled = if this.inlet.is_shut() { this.poll_end(context, buffer) } else { this.poll_message(stage, context, buffer) };
+        if polled.is_pending() && matches!(stage, Stage::Idle | Stage::Head) && this.is_overdue(context) {
+            // To hyper it looks as if the client had gone, and hyper closes.
+            this.turn.enter(Stage::Leaving);
+            return Poll::Ready(Ok(()));
+        }
+        polled
     }
 }
 
@@ -344,8 +371,12 @@ impl AsyncWrite for Wire {
         if this.turn.stage() == Stage::Answered {
             this.turn.enter(Stage::Idle);
             this.deadline = Instant::now() + this.idle;
-            // hyper may already wait for bytes and not ask again until some come: the task is to be woken all the same.
+            // hyper may already wait for bytes and not ask again until some come: the task is to be woken all the same,
+            // by the deadline, and at once for a request that is here already.
             this.is_overdue(context);
+            if this.stream.holds_bytes() {
+                context.waker().wake_by_ref();
+            }
         }
         Poll::Ready(Ok(()))
     }

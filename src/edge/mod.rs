@@ -8,11 +8,13 @@
 
 mod accept;
 mod body;
+mod chunk_scan;
 mod drain;
 mod head_scan;
 mod http;
 mod http1;
 mod http2;
+mod inlet;
 mod own_answer;
 mod proxy_protocol;
 mod stream;

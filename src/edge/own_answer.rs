@@ -9,30 +9,6 @@ use bytes::Bytes;
 use http::Response;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
 
-/// How far the request line has come, to tell a target without end (414) from too many header fields (431), which hyper
-/// does not. Empty lines before it are allowed (RFC 9112 section 2.2).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum RequestLine {
-    Empty,
-    Begun,
-    Ended,
-}
-
-impl RequestLine {
-    pub(super) fn note(&mut self, bytes: &[u8]) {
-        let mut rest = bytes;
-        if *self == Self::Empty {
-            rest = rest.trim_ascii_start();
-            if !rest.is_empty() {
-                *self = Self::Begun;
-            }
-        }
-        if *self == Self::Begun && rest.contains(&b'\n') {
-            *self = Self::Ended;
-        }
-    }
-}
-
 /// Recognises the head that hyper 1.12 writes for 400, 414 and 431, exactly: a status line, and no fields but
 /// `connection: close`, `content-length: 0` and `date`. Returns the status and the date line.
 pub(super) fn read_own_answer(bytes: &[u8]) -> Option<(u16, Option<&str>)> {
@@ -93,18 +69,5 @@ mod tests {
         ] {
             assert_eq!(read_own_answer(other.as_bytes()), None, "{other:?}");
         }
-    }
-
-    #[test]
-    fn a_request_line_is_followed_through_any_split() {
-        let check = |pieces: &[&str], expected| {
-            let mut line = RequestLine::Empty;
-            pieces.iter().for_each(|piece| line.note(piece.as_bytes()));
-            assert_eq!(line, expected, "{pieces:?}");
-        };
-        check(&["\r\n", "\r\n"], RequestLine::Empty);
-        check(&["\r\nGET /", "aaaa"], RequestLine::Begun);
-        check(&["G", "ET / HTTP/1.1\r", "\n"], RequestLine::Ended);
-        check(&["GET / HTTP/1.1\r\nHost: a\r\n"], RequestLine::Ended);
     }
 }

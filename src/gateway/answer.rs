@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -14,6 +14,7 @@ use http_body_util::Full;
 use super::cuts::{Cut, Cuts};
 use super::exchange::Exchange;
 use super::forward::UpstreamBody;
+use super::linger::Rest;
 
 /// Why a body broke off; hyper closes the connection or resets the stream.
 pub type BodyFault = Box<dyn std::error::Error + Send + Sync>;
@@ -22,6 +23,8 @@ pub type BodyFault = Box<dyn std::error::Error + Send + Sync>;
 pub enum AnswerBody {
     /// An answer of our own.
     Own(Full<Bytes>, Option<Exchange>),
+    /// An answer of our own to a request that is still coming in over HTTP/2.
+    Early(Full<Bytes>, Exchange, Option<Rest>),
     /// An upstream's.
     Upstream(PassedOn),
 }
@@ -43,6 +46,13 @@ impl AnswerBody {
         exchange.sent(body.len());
         exchange.complete();
         Self::Own(Full::new(body), Some(exchange))
+    }
+
+    /// The same to a request of which `rest` is still to come: the answer ends with it, or a moment later.
+    pub(super) fn early(body: Bytes, mut exchange: Exchange, rest: Rest) -> Self {
+        exchange.sent(body.len());
+        exchange.complete();
+        Self::Early(Full::new(body), exchange, Some(rest))
     }
 
     /// An answer without a body whose exchange goes on elsewhere: a tunnel's `101`.
@@ -71,6 +81,16 @@ impl Body for AnswerBody {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         match self.get_mut() {
             Self::Own(body, _) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+            Self::Early(body, _, rest) => {
+                if let Some(frame) = ready!(Pin::new(body).poll_frame(context)) {
+                    return Poll::Ready(Some(frame.map_err(|never| match never {})));
+                }
+                if let Some(rest) = rest {
+                    ready!(Pin::new(rest).poll(context));
+                }
+                *rest = None;
+                Poll::Ready(None)
+            }
             Self::Upstream(passed_on) => passed_on.poll_frame(context),
         }
     }
@@ -78,13 +98,14 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(body, _) => body.is_end_stream(),
+            Self::Early(body, _, rest) => body.is_end_stream() && rest.is_none(),
             Self::Upstream(passed_on) => passed_on.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Own(body, _) => body.size_hint(),
+            Self::Own(body, _) | Self::Early(body, _, _) => body.size_hint(),
             Self::Upstream(passed_on) => passed_on.body.size_hint(),
         }
     }
@@ -107,7 +128,7 @@ impl PassedOn {
                 context.waker().wake_by_ref();
             }
         }
-        match std::task::ready!(polled) {
+        match ready!(polled) {
             Some(Ok(frame)) => {
                 self.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
                 if self.body.is_end_stream() {

@@ -28,10 +28,11 @@ use super::cuts::Cuts;
 use super::exchange::{Books, Exchange};
 use super::forward::{self, Failure, Forwarded, Forwarding, Tunnel};
 use super::limit::Limiter;
+use super::linger::Rest;
 use super::resolve::{self, Keyring};
 use super::respond::{self, Leftover};
 use super::settings::Settings;
-use super::{Caller, admit, credential, linger, target};
+use super::{Caller, admit, credential, target};
 
 /// Everything a request needs. One for the process; `settings` changes with the configuration.
 pub struct Gateway {
@@ -108,10 +109,8 @@ impl Gateway {
             Ok(Forwarded::Answer(answer)) => self.pass_on(answer, exchange),
             Ok(Forwarded::Tunnel(answer, tunnel)) => self.open_tunnel(answer, tunnel, exchange),
             Err(Failure::Rejected(rejection)) => {
-                if let (Leftover::Stream, Some(body)) = (leftover, unread.or_else(|| exchange.meter().take_unread())) {
-                    self.tasks.spawn("linger", linger::discard(body));
-                }
-                refused(&rejection, leftover, exchange)
+                let unread = unread.or_else(|| exchange.meter().take_unread()).filter(|_| leftover == Leftover::Stream);
+                refused(&rejection, leftover, exchange, unread.and_then(|body| Rest::discard(body, &self.tasks)))
             }
             // Nobody is left to read an answer; the exchange closes as a client's abort.
             Err(Failure::ClientGone) => respond::refuse(&target::unparsable(), exchange.request(), leftover).map(AnswerBody::for_nobody),
@@ -139,12 +138,15 @@ impl Gateway {
     }
 }
 
-fn refused(rejection: &Rejection, leftover: Leftover, mut exchange: Exchange) -> Response<AnswerBody> {
+fn refused(rejection: &Rejection, leftover: Leftover, mut exchange: Exchange, rest: Option<Rest>) -> Response<AnswerBody> {
     exchange.refuse(rejection);
     let mut response = respond::refuse(rejection, exchange.request(), leftover);
     exchange.answer(response.status());
     decorate(response.headers_mut(), &exchange);
-    response.map(|body| AnswerBody::own(body, exchange))
+    response.map(|body| match rest {
+        Some(rest) => AnswerBody::early(body, exchange, rest),
+        None => AnswerBody::own(body, exchange),
+    })
 }
 
 /// The header fields that every answer carries.

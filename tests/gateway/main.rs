@@ -14,6 +14,7 @@ mod bodies;
 mod cli;
 mod clients;
 mod config;
+mod conformance;
 mod consumers;
 mod demo;
 mod drain;

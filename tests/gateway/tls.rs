@@ -31,14 +31,22 @@ fn trusting(certificate: &CertificateDer<'static>, protocols: &[&str]) -> Arc<Cl
     Arc::new(config)
 }
 
-struct Bench {
-    gateway: Gateway,
+/// A gateway with TLS, and what a client must know of it.
+pub(crate) struct Bench {
+    pub(crate) gateway: Gateway,
     key: Key,
     folder: tempfile::TempDir,
     certificate: CertificateDer<'static>,
 }
 
-fn start() -> Bench {
+impl Bench {
+    /// A client that trusts it and offers these protocols.
+    pub(crate) fn client(&self, protocols: &[&str]) -> Arc<ClientConfig> {
+        trusting(&self.certificate, protocols)
+    }
+}
+
+pub(crate) fn start() -> Bench {
     let folder = tempfile::tempdir().expect("a folder");
     let certificate = write_certificate(folder.path());
     let tls = json!({ "certificate": folder.path().join("cert.pem"), "private_key": folder.path().join("key.pem") });

@@ -1,12 +1,13 @@
 //! What the tests drive the real binary with: real processes, real sockets, real clients.
 //!
 //! `gateway` starts the binary on a folder of its own and knows its addresses, its log and its admin API;
-//! `upstream` is the service behind it, which writes down every byte it was sent; `client` and `http2` are the
+//! `upstream` is the service behind it, which writes down every byte it was sent; `client`, `http2` and `frames` are the
 //! tools in front of it; `wire` reads HTTP/1.1 strictly, for both sides; `identity` is a foreign issuer of user
 //! tokens; `redis` is a real redis-server, `link` a connection to it that breaks; `program` runs curl, Python and Node. Nothing here sleeps to wait for something: see `eventually`.
 
 pub(crate) mod client;
 pub(crate) mod eventually;
+pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod http2;
 pub(crate) mod identity;

@@ -236,6 +236,14 @@ impl Wire {
         self.fill()
     }
 
+    /// Exactly so many bytes.
+    pub(crate) fn bytes(&mut self, count: usize) -> Result<Vec<u8>, Broken> {
+        while self.ahead.len() < count {
+            self.fill()?;
+        }
+        Ok(self.ahead.drain(..count).collect())
+    }
+
     fn fill(&mut self) -> Result<(), Broken> {
         let mut piece = vec![0; 64 * 1024];
         let count = loop {
