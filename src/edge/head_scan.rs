@@ -1,7 +1,7 @@
 //! Looks at the raw bytes of a request's head for what hyper forgives or forgets, and others do not.
 //!
 //! hyper takes a bare LF for the end of a line (RFC 9112 section 2.2 allows it, request smuggling lives on it), drops a
-//! Content-Length that stands beside a Transfer-Encoding (section 6.3), and the `http` crate cuts a fragment off a target
+//! Content-Length that stands beside a Transfer-Encoding (section 6.3), takes two that are equal for one, and the `http` crate cuts a fragment off a target
 //! before anyone can refuse it (section 3.2 has none). Such a byte is overwritten with NUL before hyper reads it, and the
 //! head ends there ([`SPOILT_END`]), which makes it invalid: it is refused like any other invalid head, by the same code.
 //! Says too where a good head ends, so that no byte of another is read as part of this one.
@@ -14,7 +14,7 @@ pub(super) const SPOILT_END: &[u8] = b"\r\n\r\n";
 pub(super) struct HeadScan {
     place: Place,
     last: u8,
-    /// The framing field that came last.
+    /// The framing field that came.
     framed_by: Option<FramingField>,
     /// Words of the request line that are behind us, and what the last of them begins with.
     words: u8,
@@ -41,6 +41,8 @@ enum Place {
     NextWord(usize),
     /// At the start of a field line, or of the blank line that ends the head.
     LineStart,
+    /// Within that blank line.
+    Blank,
     /// In a name that may be that of a framing field, so many bytes of which have come.
     Name(FramingField, usize),
     Line,
@@ -104,7 +106,7 @@ impl HeadScan {
     /// Whether the request line has three words of which the last names no version of HTTP: whoever sent it would not
     /// understand an answer in HTTP/1.
     pub(super) fn is_foreign(&self) -> bool {
-        self.words >= 2 && self.last_word == Word::Other
+        self.words == 2 && self.last_word == Word::Other
     }
 
     fn step(&mut self, byte: u8) {
@@ -121,12 +123,16 @@ impl HeadScan {
             (Place::RequestLine | Place::NextWord(_) | Place::Line | Place::Name(..), b'\n') => Place::LineStart,
             (Place::NextWord(_), b'\r') => Place::RequestLine,
             (Place::NextWord(matched), _) => {
-                let rest = VERSION.get(matched..).and_then(<[u8]>::split_first).filter(|(expected, _)| **expected == byte);
-                self.last_word = if rest.is_some_and(|(_, rest)| rest.is_empty()) { Word::Version } else { Word::Other };
-                if rest.is_some_and(|(_, rest)| !rest.is_empty()) { Place::NextWord(matched + 1) } else { Place::RequestLine }
+                match VERSION.get(matched..).and_then(<[u8]>::split_first).filter(|(expected, _)| **expected == byte) {
+                    // Undecided.
+                    Some((_, [_, ..])) => Place::NextWord(matched + 1),
+                    Some(_) => self.end_word(Word::Version),
+                    None => self.end_word(Word::Other),
+                }
             }
-            (Place::LineStart, b'\n') => Place::After,
-            (Place::LineStart, b'\r') => Place::LineStart,
+            (Place::LineStart, b'\r') => Place::Blank,
+            (Place::Blank, b'\n') => Place::After,
+            (Place::Blank, _) => Place::Spoilt,
             (Place::LineStart, b'c' | b'C') => Place::Name(FramingField::ContentLength, 1),
             (Place::LineStart, b't' | b'T') => Place::Name(FramingField::TransferEncoding, 1),
             (Place::LineStart, _) => Place::Line,
@@ -144,12 +150,14 @@ impl HeadScan {
         };
     }
 
-    /// A framing field's name is complete: a second way of framing spoils the head.
+    fn end_word(&mut self, word: Word) -> Place {
+        self.last_word = word;
+        Place::RequestLine
+    }
+
+    /// A framing field's name is complete: a second one spoils the head, be it the same or the other.
     fn note(&mut self, field: FramingField) -> Place {
-        match self.framed_by.replace(field) {
-            Some(other) if other != field => Place::Spoilt,
-            _ => Place::Line,
-        }
+        if self.framed_by.replace(field).is_some() { Place::Spoilt } else { Place::Line }
     }
 
     /// How many bytes can be passed over at once: nothing matters in the middle of a field line, and in the request line
@@ -190,22 +198,23 @@ mod tests {
         check("GET / HTTP/1.1\nX: a\r\n\r\n", "GET / HTTP/1.1\0X: a\r\n\r\n", Some("X: a\r\n\r\n"));
         check("\nGET / HTTP/1.1\r\n\r\n", "\0GET / HTTP/1.1\r\n\r\n", Some("GET / HTTP/1.1\r\n\r\n"));
         check("GET / HTTP/1.1\r\nC\n\nGET", "GET / HTTP/1.1\r\nC\0\nGET", Some("\nGET"));
+        check("GET / HTTP/1.1\r\nX: a\r\n\r\r\n", "GET / HTTP/1.1\r\nX: a\r\n\r\0\n", Some("\n"));
         check("GET / HTTP/1.1\r\nX: a\r\n", "GET / HTTP/1.1\r\nX: a\r\n", None);
     }
 
     #[test]
-    fn a_length_beside_a_coding_makes_the_head_invalid() {
+    fn a_second_framing_field_makes_the_head_invalid() {
         let head = |lines: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n");
         for (before, after) in [
             ("Content-Length: 5\r\nTransfer-Encoding", " chunked"),
             ("transfer-encoding: x\r\nX: y\r\nCONTENT-LENGTH", ""),
-            ("Transfer-Encoding: a\r\nTransfer-Encoding: b\r\ncontent-length", "1"),
+            ("Content-Length: 5\r\ncontent-length", " 5"),
+            ("Transfer-Encoding: a\r\nX: y\r\nTransfer-Encoding", " a"),
         ] {
             let rest = format!("{after}\r\n\r\n");
             check(&head(&format!("{before}:{after}")), &head(&format!("{before}\0{after}")), Some(&rest));
         }
         for lines in [
-            "Content-Length: 5\r\nContent-Length: 5",
             "X-Content-Length: 5\r\nTransfer-Encoding: chunked",
             "Content-Length: 5\r\nTransfer-Encodings: chunked",
             "Content-Type: transfer-encoding:\r\nContent-Length: 5",
@@ -224,7 +233,15 @@ mod tests {
         };
         let strange = "INVALID CONNECTION PREFACE\r\n\r\n";
         assert!((0..strange.len()).all(|cut| is_foreign(strange, cut)));
-        for line in ["GET / HTTP/1.1\r\n", "GET / HTTP/9.9\r\n", "GET / HTTP/1.1 \r\n", "hello\r\n", "GET /\r\n", "GET  HTTP/1.1\r\n"] {
+        for line in [
+            "GET / HTTP/1.1\r\n",
+            "GET / HTTP/9.9\r\n",
+            "GET / HTTP/1.1 \r\n",
+            "hello\r\n",
+            "GET /\r\n",
+            "GET  HTTP/1.1\r\n",
+            "a b c d\r\n",
+        ] {
             assert!((0..line.len()).all(|cut| !is_foreign(line, cut)), "{line:?}");
         }
     }

@@ -172,6 +172,12 @@ pub(super) fn squeezed(name: &HeaderName) -> Cow<'_, str> {
     Cow::Owned(squeezed)
 }
 
+/// Whether a name would make an invalid field line of HTTP/1: the `http` crate lets a quotation mark through in names that
+/// come by HTTP/2. `plain` is [`squeezed`] of it, and tells nearly always that there is none.
+pub(super) fn is_no_token(name: &HeaderName, plain: &Cow<'_, str>) -> bool {
+    matches!(plain, Cow::Owned(_)) && name.as_str().contains('"')
+}
+
 fn check_method(parts: &Parts) -> Result<(), Rejection> {
     let method = parts.method.as_str();
     if method.eq_ignore_ascii_case("CONNECT") {
@@ -221,8 +227,12 @@ fn check_framing(parts: &Parts) -> Result<(), Rejection> {
         }
     }
     for name in headers.keys().filter(|name| *name != TRANSFER_ENCODING && *name != CONTENT_LENGTH) {
-        if matches!(squeezed(name).as_ref(), "transfer-encoding" | "content-length") {
+        let plain = squeezed(name);
+        if matches!(plain.as_ref(), "transfer-encoding" | "content-length") {
             return Err(framing_ambiguous("A header name resembles Transfer-Encoding or Content-Length."));
+        }
+        if is_no_token(name, &plain) {
+            return Err(framing_ambiguous("A header name is not a token."));
         }
     }
     Ok(())
@@ -356,10 +366,11 @@ fn check_path(method: &Method, uri: &Uri) -> Result<(PathAndQuery, Option<Box<st
     if whole.query().is_some_and(|query| query.bytes().any(|byte| byte.is_ascii_control() || byte == b'#')) {
         return Err(ambiguous("The query contains a control byte or a fragment."));
     }
-    let path = whole.path();
-    if !path.starts_with('/') {
+    // `path` would make a slash of a path that is not there.
+    if !whole.as_str().starts_with('/') {
         return Err(ambiguous("The request target must begin with a slash."));
     }
+    let path = whole.path();
     if path.bytes().any(|byte| !matches!(byte, 0x21..=0x7e) || matches!(byte, b'\\' | b'#')) {
         return Err(ambiguous("The path contains a backslash, a fragment, a control byte or a byte that must be percent-encoded."));
     }

@@ -13,7 +13,7 @@ use http::{Version, header};
 
 use super::body::DeclaredLength;
 use crate::gateway::client_address::{ClientAddress, Transport};
-use crate::gateway::target::squeezed;
+use crate::gateway::target::{is_no_token, squeezed};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -188,7 +188,11 @@ fn strip(headers: &mut HeaderMap, is_removed: fn(&str) -> bool) {
 }
 
 fn remove_where(headers: &mut HeaderMap, is_removed: impl Fn(&str) -> bool) {
-    let doomed: Vec<_> = headers.keys().filter(|name| is_removed(&squeezed(name))).cloned().collect();
+    let is_doomed = |name: &HeaderName| {
+        let plain = squeezed(name);
+        is_removed(&plain) || is_no_token(name, &plain)
+    };
+    let doomed: Vec<_> = headers.keys().filter(|name| is_doomed(name)).cloned().collect();
     for name in doomed {
         headers.remove(name);
     }

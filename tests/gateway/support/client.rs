@@ -174,7 +174,9 @@ impl Client {
     /// The head of the next answer, 1xx included, and how its body is framed.
     pub(crate) fn answer_head(&mut self, method: &str) -> Result<(Answer, Framing), Broken> {
         let head = self.wire.head()?;
-        let status = head.start.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).and_then(|digits| digits.parse().ok());
+        // A client of HTTP/1.0 is answered in its own version.
+        let rest = head.start.strip_prefix("HTTP/1.1 ").or_else(|| head.start.strip_prefix("HTTP/1.0 "));
+        let status = rest.and_then(|rest| rest.get(..3)).and_then(|digits| digits.parse().ok());
         let status: u16 = status.ok_or_else(|| Broken::Malformed(format!("not a status line: {:?}", head.start)))?;
         let declared = declared_framing(&head.fields)?;
         let is_bodiless = method == "HEAD" || status < 200 || status == 204 || status == 304;

@@ -201,3 +201,31 @@ impl Frames {
 fn number(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte))
 }
+
+/// The status of an answer: the first field of its block (RFC 7541 appendix A), as h2 writes it.
+pub(crate) fn status(block: &[u8]) -> Option<u16> {
+    let usual = [200, 204, 206, 304, 400, 404, 500];
+    match block {
+        [first @ 0x88..=0x8e, ..] => usual.get(usize::from(first - 0x88)).copied(),
+        // A literal with the indexed name `:status`, plain or in Huffman's code.
+        [0x08 | 0x18 | 0x48, 3, digits @ ..] => std::str::from_utf8(digits.get(..3)?).ok()?.parse().ok(),
+        [0x08 | 0x18 | 0x48, length @ 0x80..=0xff, rest @ ..] => digits(rest.get(..usize::from(length & 0x7f))?),
+        _ => None,
+    }
+}
+
+/// Three digits in the code of RFC 7541 appendix B: 0 to 2 have five bits, the others six.
+fn digits(bytes: &[u8]) -> Option<u16> {
+    let bits: Vec<u16> = bytes.iter().flat_map(|byte| (0..8).rev().map(move |place| u16::from(byte >> place & 1))).collect();
+    let value = |from: usize, count: usize| bits.get(from..from + count).map(|bits| bits.iter().fold(0, |value, bit| value << 1 | bit));
+    let (mut place, mut number) = (0, 0);
+    for _ in 0..3 {
+        let (digit, length) = match value(place, 5)? {
+            short @ 0..=2 => (short, 5),
+            _ => (value(place, 6)?.checked_sub(0b01_1001 - 3)?, 6),
+        };
+        number = number * 10 + digit;
+        place += length;
+    }
+    Some(number)
+}

@@ -3,7 +3,7 @@
 //! `gateway` starts the binary on a folder of its own and knows its addresses, its log and its admin API;
 //! `upstream` is the service behind it, which writes down every byte it was sent; `client`, `http2` and `frames` are the
 //! tools in front of it; `wire` reads HTTP/1.1 strictly, for both sides; `identity` is a foreign issuer of user
-//! tokens; `redis` is a real redis-server, `link` a connection to it that breaks; `program` runs curl, Python and Node. Nothing here sleeps to wait for something: see `eventually`.
+//! tokens; `rows` are tables of raw requests; `redis` is a real redis-server, `link` a connection to it that breaks; `program` runs curl, Python and Node. Nothing here sleeps to wait for something: see `eventually`.
 
 pub(crate) mod client;
 pub(crate) mod eventually;
@@ -14,6 +14,7 @@ pub(crate) mod identity;
 pub(crate) mod link;
 pub(crate) mod program;
 pub(crate) mod redis;
+pub(crate) mod rows;
 pub(crate) mod upstream;
 pub(crate) mod wire;
 
