@@ -114,7 +114,9 @@ fn a_client_that_is_still_uploading_can_always_read_its_early_answer() {
     let declared = Request::new("POST", "/x").bearer(&key.secret).with("Content-Length", "52428800");
     let stranger = Request::new("POST", "/x").with("Content-Length", "52428800");
     let piece = vec![b'x'; 256 * 1024];
-    for turn in 0..50 {
+    // `ASSURE_UPLOADS=1000` for a long look.
+    let turns = std::env::var("ASSURE_UPLOADS").map_or(50, |text| text.parse().expect("a number"));
+    for turn in 0..turns {
         let (request, status) = if turn % 2 == 0 { (&declared, 413) } else { (&stranger, 401) };
         let mut client = Client::connect(gateway.edge());
         client.send(request.head()).expect("sent");

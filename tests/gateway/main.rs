@@ -23,6 +23,7 @@ mod drain;
 mod forgetting;
 mod forwarding;
 mod framing;
+mod hostile;
 mod http2_desync;
 mod http2_framing;
 mod limits;

@@ -1,4 +1,7 @@
 //! Each type of frame, and the error codes: RFC 9113 sections 6 and 7.
+//!
+//! Where a stream's window matters the answer is at least as long as it: an answer of our own is, and the upstream's is
+//! made so.
 
 use super::Verdict::{ConnectionError, Pong, StreamError};
 use super::{Case, Sign, Step, Verdict, Words, bulky, case, data, headers, ping, priority};

@@ -1,4 +1,7 @@
 //! What a server made of the bytes that it was sent, read off its answers.
+//!
+//! Read leniently, unlike everything else here: the answers of four foreign servers to broken requests follow no grammar.
+//! What is compared is what `X-Saw` says, in a form in which spellings that mean the same are the same.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
