@@ -32,6 +32,8 @@ use crate::tasks::Tasks;
 
 /// What a client with HTTP/2 sends first (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Room for the first read of a connection: the preface, or the whole head of a usual request. It lasts until that is read.
+const FIRST_READ_BYTES: usize = 1024;
 /// How long sockets may take to close after everything was cut; tunnels notice at their next read.
 const CUT_GRACE: Duration = Duration::from_secs(1);
 
@@ -118,13 +120,14 @@ where
 {
     let name = server.options.name;
     let begun = tokio::select! {
-        begun = begin(tcp, address, room, &server) => begun,
+        // Boxed, as is what comes of it: most connections are idle, and hold no room for what they do not do then.
+        begun = Box::pin(begin(tcp, address, room, &server)) => begun,
         // Whoever has not sent a request yet is idle.
         () = phase.reached(Phase::Leaving) => return,
     };
     match begun {
         Ok((Version::Http1, stream, peer)) => http1::serve(stream, service, peer, &server, phase).await,
-        Ok((Version::Http2, stream, peer)) => http2::serve(stream, service, peer, &server, phase).await,
+        Ok((Version::Http2, stream, peer)) => Box::pin(http2::serve(stream, service, peer, &server, phase)).await,
         Err(error) => tracing::debug!(listener = name, %address, %error, "a connection ended before its first request"),
     }
 }
@@ -164,17 +167,16 @@ fn refused(why: &'static str) -> io::Error {
 
 /// Reads until the preface is complete or cannot come any more.
 async fn sniff(mut stream: Stream) -> io::Result<(Version, Replay)> {
-    let mut bytes = Vec::with_capacity(PREFACE.len());
+    let mut bytes = Vec::with_capacity(FIRST_READ_BYTES);
     let spoken = loop {
-        let missing = PREFACE.len() - bytes.len();
-        if (&mut stream).take(u64::try_from(missing).unwrap_or(0)).read_buf(&mut bytes).await? == 0 {
+        if stream.read_buf(&mut bytes).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if bytes.starts_with(PREFACE) {
+            break Version::Http2;
         }
         if !PREFACE.starts_with(&bytes) {
             break Version::Http1;
-        }
-        if bytes.len() == PREFACE.len() {
-            break Version::Http2;
         }
     };
     match agreed(&stream) {

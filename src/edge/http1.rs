@@ -9,7 +9,7 @@
 //! flush behind it are visible from outside, and all happen in the connection's one task:
 //!
 //! ```text
-//! Idle ──first byte──▶ Head ──service called──▶ Serving ──body dropped──▶ Answered ──flushed──▶ Idle
+//! Idle ──first byte──▶ Head ──service called──▶ Serving ──body dropped──▶ Answered ──flushed──▶ Idle ──a while──▶ Resting
 //! ```
 //!
 //! So what hyper writes while it is nobody's turn, in Idle or Head, is its own. (One is missed, and goes out as hyper
@@ -41,6 +41,7 @@ use super::head_scan::SPOILT_END;
 use super::http::{Replay, Server, spread};
 use super::inlet::{Follows, Inlet};
 use super::own_answer::{read_own_answer, write_answer};
+use super::rest::Resting;
 use super::stream::Farewell;
 use super::tls::socket_mut;
 use super::{Limits, OwnRefusal, Peer, Refuse};
@@ -52,15 +53,40 @@ const HEAD_BYTES_MAX: usize = 32 * 1024;
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// Serves a connection until it ends.
-pub(super) async fn serve<S, F, B>(stream: Replay, service: S, peer: Peer, server: &Server, mut phase: Watch)
+pub(super) async fn serve<S, F, B>(mut stream: Replay, service: S, peer: Peer, server: &Server, mut phase: Watch)
 where
     S: Fn(Request<Incoming>, Arc<Peer>) -> F,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let limits = &server.options.limits;
     let peer = Arc::new(peer);
+    let leaves_at = Instant::now() + spread(server.options.limits.age);
+    loop {
+        // Boxed, so that a connection that rests holds nothing of it.
+        let conversation = Box::pin(converse(stream, &service, &peer, server, phase.clone(), leaves_at));
+        let Some(resting) = conversation.await else { return };
+        let resting = Resting { until: resting.until.min(leaves_at), ..resting };
+        let Some(woken) = resting.woken(&mut phase).await else { return };
+        stream = woken;
+    }
+}
+
+/// Serves until the connection ends, or rests.
+async fn converse<S, F, B>(
+    stream: Replay,
+    service: &S,
+    peer: &Arc<Peer>,
+    server: &Server,
+    mut phase: Watch,
+    leaves_at: Instant,
+) -> Option<Resting>
+where
+    S: Fn(Request<Incoming>, Arc<Peer>) -> F,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     let turn = Arc::new(Turn::new());
     let wire = Wire::new(stream, turn.clone(), peer.clone(), server, phase.clone());
     let phase_of_calls = phase.clone();
@@ -89,7 +115,7 @@ where
         .serve_connection(TokioIo::new(wire), calls)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let mut age = pin!(tokio::time::sleep(spread(limits.age)));
+    let mut age = pin!(tokio::time::sleep_until(leaves_at));
     let mut next = Phase::Leaving;
     loop {
         tokio::select! {
@@ -98,9 +124,9 @@ where
                 if let Err(error) = ended {
                     tracing::debug!(listener = server.options.name, %error, "an HTTP/1.1 connection ended early");
                 }
-                return;
+                return turn.take_resting();
             }
-            () = phase.reached(next) => if next == Phase::Cut { return },
+            () = phase.reached(next) => if next == Phase::Cut { return None },
             () = &mut age, if next == Phase::Leaving => {}
         }
         next = Phase::Cut;
@@ -126,6 +152,8 @@ enum Stage {
     Answered,
     /// The connection was idle and is asked to go.
     Leaving,
+    /// It was idle for a while: hyper is done with it, and it goes on.
+    Resting,
     /// No longer HTTP.
     Tunnel,
 }
@@ -137,11 +165,13 @@ struct Progress {
     stage: Stage,
     /// What follows the head that hyper has just read, until it is asked for.
     follows: Option<Follows>,
+    /// What is left when hyper is done.
+    resting: Option<Resting>,
 }
 
 impl Turn {
     fn new() -> Self {
-        Self(Mutex::new(Progress { stage: Stage::Head, follows: None }))
+        Self(Mutex::new(Progress { stage: Stage::Head, follows: None, resting: None }))
     }
 
     fn stage(&self) -> Stage {
@@ -159,7 +189,15 @@ impl Turn {
     }
 
     fn serve(&self, follows: Follows) {
-        *self.0.lock() = Progress { stage: Stage::Serving, follows: Some(follows) };
+        *self.0.lock() = Progress { stage: Stage::Serving, follows: Some(follows), resting: None };
+    }
+
+    fn rest(&self, resting: Resting) {
+        *self.0.lock() = Progress { stage: Stage::Resting, follows: None, resting: Some(resting) };
+    }
+
+    fn take_resting(&self) -> Option<Resting> {
+        self.0.lock().resting.take()
     }
 
     fn leave_if_idle(&self) {
@@ -181,13 +219,17 @@ impl Observer for Arc<Turn> {
 
 /// The connection as hyper sees it.
 struct Wire {
-    stream: Replay,
+    /// Until the connection rests.
+    stream: Option<Replay>,
     turn: Arc<Turn>,
     peer: Arc<Peer>,
     head: Duration,
     idle: Duration,
+    rest: Duration,
     /// Until when the next byte, or the end of the head, must have come; holds in `Idle` and `Head`.
     deadline: Instant,
+    /// When an idle connection begins to rest.
+    rest_at: Instant,
     /// Made when first needed, and moved as seldom as possible: it may fire early, never late.
     timer: Option<Pin<Box<Sleep>>>,
     inlet: Inlet,
@@ -201,14 +243,17 @@ struct Wire {
 
 impl Wire {
     fn new(stream: Replay, turn: Arc<Turn>, peer: Arc<Peer>, server: &Server, phase: Watch) -> Self {
-        let Limits { head, idle, .. } = server.options.limits;
+        let Limits { head, idle, rest, .. } = server.options.limits;
+        let now = Instant::now();
         Self {
-            stream,
+            stream: Some(stream),
             turn,
             peer,
             head,
             idle,
-            deadline: Instant::now() + head,
+            rest,
+            deadline: now + head,
+            rest_at: now,
             timer: None,
             inlet: Inlet::new(),
             instead: Bytes::new(),
@@ -218,26 +263,44 @@ impl Wire {
         }
     }
 
-    /// Whether the deadline has passed; if not, the task is woken when it does.
-    fn is_overdue(&mut self, context: &mut Context<'_>) -> bool {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(self.deadline)));
+    fn stream(&mut self) -> &mut Replay {
+        self.stream.as_mut().expect("hyper, told that the client has gone, neither reads nor writes any more")
+    }
+
+    /// Whether this moment has passed; if not, the task is woken when it does.
+    fn has_passed(&mut self, moment: Instant, context: &mut Context<'_>) -> bool {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(moment)));
         loop {
-            if timer.is_elapsed() || timer.deadline() > self.deadline {
-                timer.as_mut().reset(self.deadline);
+            if timer.is_elapsed() || timer.deadline() > moment {
+                timer.as_mut().reset(moment);
             }
             if timer.as_mut().poll(context).is_pending() {
                 return false;
             }
-            if Instant::now() >= self.deadline {
+            if Instant::now() >= moment {
                 return true;
             }
         }
     }
 
+    /// Nothing came: ends what has taken too long, and lets rest what has been idle for a while. To hyper either looks as
+    /// if the client had gone, and hyper is done with the connection.
+    fn ends_waiting(&mut self, stage: Stage, context: &mut Context<'_>) -> bool {
+        match stage {
+            Stage::Head if self.has_passed(self.deadline, context) => self.turn.enter(Stage::Leaving),
+            Stage::Idle if self.has_passed(self.rest_at, context) => {
+                let Some(stream) = self.stream.take() else { return true };
+                self.turn.rest(Resting { stream, until: self.deadline });
+            }
+            _ => return false,
+        }
+        true
+    }
+
     /// Reads what is of this message; what is of the next is kept for later.
     fn poll_message(&mut self, stage: Stage, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        ready!(Pin::new(self.stream()).poll_read(context, buffer))?;
         let came = buffer.filled_mut().get_mut(before..).unwrap_or_default();
         if came.is_empty() {
             return Poll::Ready(Ok(()));
@@ -250,9 +313,9 @@ impl Wire {
         let admitted = self.inlet.admit(came);
         if self.inlet.is_spoilt() && !was_spoilt {
             // What is dropped here would not have been read: hyper answers an invalid head and closes.
-            self.stream.sniffed = Bytes::from_static(SPOILT_END);
+            self.stream().sniffed = Bytes::from_static(SPOILT_END);
         } else if let Some(early @ [_, ..]) = came.get(admitted..) {
-            self.stream.put_back(early);
+            self.stream().put_back(early);
         }
         buffer.set_filled(before + admitted);
         Poll::Ready(Ok(()))
@@ -261,13 +324,13 @@ impl Wire {
     /// Waits for the connection's end while nothing else may come in. If something comes, that wait is over, and whoever
     /// lets it in later wakes the task.
     fn poll_end(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.stream.holds_bytes() {
+        if self.stream().holds_bytes() {
             return Poll::Pending;
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        ready!(Pin::new(self.stream()).poll_read(context, buffer))?;
         match buffer.filled().get(before..) {
-            Some(early @ [_, ..]) => self.stream.put_back(early),
+            Some(early @ [_, ..]) => self.stream().put_back(early),
             _ => return Poll::Ready(Ok(())),
         }
         buffer.set_filled(before);
@@ -280,7 +343,7 @@ impl Wire {
         if cut.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the gateway is shutting down")));
         }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        Pin::new(self.stream()).poll_read(context, buffer)
     }
 
     /// Takes an answer of hyper's own out of what it writes.
@@ -302,8 +365,9 @@ impl Wire {
     }
 
     fn poll_instead(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(stream) = self.stream.as_mut().filter(|_| self.instead.has_remaining()) else { return Poll::Ready(Ok(())) };
         while self.instead.has_remaining() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(context, &self.instead))?;
+            let written = ready!(Pin::new(&mut *stream).poll_write(context, &self.instead))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -319,7 +383,7 @@ impl AsyncRead for Wire {
         let (stage, follows) = this.turn.look();
         match stage {
             Stage::Tunnel => return this.poll_tunnel(context, buffer),
-            Stage::Leaving => return Poll::Ready(Ok(())),
+            Stage::Leaving | Stage::Resting => return Poll::Ready(Ok(())),
             Stage::Idle | Stage::Head | Stage::Serving | Stage::Answered => {}
         }
         if let Some(follows) = follows {
@@ -329,12 +393,7 @@ impl AsyncRead for Wire {
             this.inlet.begin_head();
         }
         let polled = if this.inlet.is_shut() { this.poll_end(context, buffer) } else { this.poll_message(stage, context, buffer) };
-        if polled.is_pending() && matches!(stage, Stage::Idle | Stage::Head) && this.is_overdue(context) {
-            // To hyper it looks as if the client had gone, and hyper closes.
-            this.turn.enter(Stage::Leaving);
-            return Poll::Ready(Ok(()));
-        }
-        polled
+        if polled.is_pending() && this.ends_waiting(stage, context) { Poll::Ready(Ok(())) } else { polled }
     }
 }
 
@@ -345,7 +404,7 @@ impl AsyncWrite for Wire {
             return Poll::Ready(Ok(bytes.len()));
         }
         ready!(this.poll_instead(context))?;
-        Pin::new(&mut this.stream).poll_write(context, bytes)
+        Pin::new(this.stream()).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -357,24 +416,27 @@ impl AsyncWrite for Wire {
             return Poll::Ready(Ok(head.len()));
         }
         ready!(this.poll_instead(context))?;
-        Pin::new(&mut this.stream).poll_write_vectored(context, slices)
+        Pin::new(this.stream()).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_instead(context))?;
-        ready!(Pin::new(&mut this.stream).poll_flush(context))?;
+        let Some(stream) = &mut this.stream else { return Poll::Ready(Ok(())) };
+        ready!(Pin::new(stream).poll_flush(context))?;
         if this.turn.stage() == Stage::Answered {
             this.turn.enter(Stage::Idle);
-            this.deadline = Instant::now() + this.idle;
+            let now = Instant::now();
+            this.deadline = now + this.idle;
+            this.rest_at = now + this.idle.min(this.rest);
             // hyper may already wait for bytes and not ask again until some come: the task is to be woken all the same,
-            // by the deadline, and at once for a request that is here already.
-            this.is_overdue(context);
-            if this.stream.holds_bytes() {
+            // by the timer, and at once for a request that is here already.
+            this.has_passed(this.rest_at, context);
+            if this.stream().holds_bytes() {
                 context.waker().wake_by_ref();
             }
         }
@@ -384,9 +446,11 @@ impl AsyncWrite for Wire {
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_instead(context))?;
-        if this.turn.stage() == Stage::Leaving {
-            socket_mut(&mut this.stream.stream).part_with(Farewell::Leave);
+        let is_leaving = this.turn.stage() == Stage::Leaving;
+        let Some(stream) = &mut this.stream else { return Poll::Ready(Ok(())) };
+        if is_leaving {
+            socket_mut(&mut stream.stream).part_with(Farewell::Leave);
         }
-        Pin::new(&mut this.stream).poll_shutdown(context)
+        Pin::new(stream).poll_shutdown(context)
     }
 }

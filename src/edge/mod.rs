@@ -17,6 +17,7 @@ mod http2;
 mod inlet;
 mod own_answer;
 mod proxy_protocol;
+mod rest;
 mod stream;
 mod tls;
 #[cfg(test)]
@@ -116,6 +117,9 @@ pub struct Limits {
     /// Without any request: longer than the 60 s after which most clients and load balancers give up a connection
     /// themselves, so that they, who can do it without a race, are the ones that close.
     pub idle: Duration,
+    /// Without any request, until a connection of HTTP/1.1 rests and holds little more than its socket: longer than a busy
+    /// client's pause, since waking up costs a few microseconds.
+    pub rest: Duration,
     /// How long a peer may take no byte while there is an answer to send: on the socket, and per HTTP/2 stream.
     pub write_stall: Duration,
     /// After this, give or take a tenth, a connection is asked to leave once it has finished what it is doing, so that
@@ -130,6 +134,7 @@ impl Default for Limits {
             first_byte: Duration::from_secs(10),
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
+            rest: Duration::from_millis(500),
             write_stall: Duration::from_secs(30),
             age: Duration::from_secs(3600),
         }

@@ -23,6 +23,44 @@ async fn both_versions_are_told_apart_in_clear_text() {
 }
 
 #[tokio::test]
+async fn a_connection_that_rests_between_requests_serves_as_if_it_had_not() {
+    let edge = Edge::with_limits(|limits| limits.rest = Duration::ZERO);
+    let mut stream = edge.connect().await;
+    for _ in 0..3 {
+        for byte in GET.as_bytes() {
+            stream.write_u8(*byte).await.unwrap();
+        }
+        read_until(&mut stream, "127.0.0.1 false HTTP/1.1").await;
+    }
+    stream.write_all(GET.repeat(2).as_bytes()).await.unwrap();
+    for _ in 0..2 {
+        read_until(&mut stream, "127.0.0.1 false HTTP/1.1").await;
+    }
+    stream.write_all(b"nonsense\r\n\r\n").await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    eventually("no connection is counted", || edge.connections() == 0).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_rests_ends_when_it_is_idle_for_too_long_when_its_client_goes_and_when_the_listener_drains() {
+    let edge = Edge::with_limits(|limits| (limits.rest, limits.idle) = (Duration::ZERO, SOON));
+    let mut idle = edge.connect().await;
+    idle.write_all(GET.as_bytes()).await.unwrap();
+    assert!(read_to_end(&mut idle).await.ends_with("false HTTP/1.1"));
+    let edge = Edge::with_limits(|limits| limits.rest = Duration::ZERO);
+    let (mut left, mut staying) = (edge.connect().await, edge.connect().await);
+    for stream in [&mut left, &mut staying] {
+        stream.write_all(GET.as_bytes()).await.unwrap();
+        read_until(stream, "false HTTP/1.1").await;
+    }
+    drop(left);
+    eventually("the client that went is not counted", || edge.connections() == 1).await;
+    edge.drain.begin();
+    assert_eq!(read_to_end(&mut staying).await, "");
+}
+
+#[tokio::test]
 async fn a_preface_that_comes_byte_by_byte_is_http2_and_a_lookalike_is_not() {
     let edge = Edge::with(|_| ());
     let mut stream = edge.connect().await;
