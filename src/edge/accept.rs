@@ -54,6 +54,8 @@ pub fn bind(address: SocketAddr) -> io::Result<Listener> {
     // A restart must not wait for the connections of the process before it to leave TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    // Set once, here: on Linux what is accepted has the options of what listens.
+    prepare(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(Listener(TcpListener::from_std(socket.into())?))
@@ -79,7 +81,8 @@ pub(super) async fn accept_loop(
         match accepted {
             Ok((tcp, address)) => {
                 pause = PAUSE_MIN;
-                prepare(&tcp);
+                #[cfg(not(target_os = "linux"))]
+                let _ = prepare(&SockRef::from(&tcp));
                 connect(tcp, canonical(address), reservation);
             }
             Err(error) if concerns_one_connection(&error) => {
@@ -98,13 +101,12 @@ pub(super) async fn accept_loop(
     }
 }
 
-/// Failures here are those of a connection that is already gone; reading from it will say so.
-fn prepare(tcp: &TcpStream) {
-    let socket = SockRef::from(tcp);
-    let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(3));
+fn prepare(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(3))?;
     #[cfg(target_os = "linux")]
-    let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    Ok(())
 }
 
 fn concerns_one_connection(error: &io::Error) -> bool {
@@ -246,6 +248,16 @@ mod tests {
         drop(place);
         assert!(places.by_address.lock().is_empty());
         tokio::time::timeout(Duration::from_secs(5), places.emptied()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_accepted_is_prepared() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let _client = TcpStream::connect(listener.address().unwrap()).await.unwrap();
+        let (accepted, _) = listener.0.accept().await.unwrap();
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!((socket.tcp_keepalive_time().unwrap(), socket.tcp_notsent_lowat().unwrap()), (KEEPALIVE_AFTER, UNSENT_BYTES_MAX));
     }
 
     #[test]

@@ -66,13 +66,13 @@ impl Gateway {
         let resolved = self.keyring.resolve(&presented).await?; // 401 unknown, 503 store away
         exchange.identify(&resolved.key);
         let principal = admit::admit(resolved)?; // 401 revoked, 503 replica out of coherence
-        exchange.allow(self.limiter.standing(principal.key_id(), settings.requests_per_minute));
-        let declared = forward::check_declared_length(&parts.headers, settings.request_body_max)?; // 413, audited, costs no permit
+        let standing = || self.limiter.standing(principal.key_id(), settings.requests_per_minute); // what a refusal shows
+        let declared = forward::check_declared_length(&parts.headers, settings.request_body_max) // 413, audited, costs no permit
+            .inspect_err(|_| exchange.allow(standing()))?;
         let taken = self.limiter.take(principal.key_id(), principal.place(), settings.requests_per_minute).await;
-        if taken.is_err() {
-            exchange.allow(self.limiter.standing(principal.key_id(), settings.requests_per_minute)); // as the store now sees it
-        }
-        let allowance = taken.map_err(|error| error.into_rejection(|error| resolve::store_failed(&error)))?; // 429, 503
+        let allowance = taken // 429, 503
+            .inspect_err(|_| exchange.allow(standing()))
+            .map_err(|error| error.into_rejection(|error| resolve::store_failed(&error)))?;
         exchange.count(allowance.standing());
         let route = settings.policy.route(&target, &parts.method)?; // 404 no route
         exchange.follow(route);

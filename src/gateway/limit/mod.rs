@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use parking_lot::Mutex;
 
@@ -268,12 +269,12 @@ impl Standing {
 
     /// The value of `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11 section 3).
     pub fn policy_header(&self) -> HeaderValue {
-        header(format!("\"key\";q={};w={}", self.limit, WINDOW.as_secs()))
+        header(["\"key\";q=", ";w="], [self.limit.into(), WINDOW.as_secs()])
     }
 
     /// The value of `RateLimit` (the same draft, section 4).
     pub fn limit_header(&self) -> HeaderValue {
-        header(format!("\"key\";r={};t={}", self.remaining, self.reset_seconds()))
+        header(["\"key\";r=", ";t="], [self.remaining.into(), self.reset_seconds()])
     }
 }
 
@@ -281,8 +282,14 @@ fn untrusted() -> StoreError {
     StoreError::Unavailable("it may have forgotten uses, and is being told of them".into())
 }
 
-fn header(text: String) -> HeaderValue {
-    HeaderValue::try_from(text).expect("digits, quotes and letters are a header value")
+/// Each word with its number behind it; two of these are in every answer.
+fn header(words: [&str; 2], numbers: [u64; 2]) -> HeaderValue {
+    let mut text = Vec::with_capacity(48);
+    for (word, number) in words.into_iter().zip(numbers) {
+        text.extend_from_slice(word.as_bytes());
+        text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    }
+    HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits, quotes and letters are a header value")
 }
 
 #[cfg(test)]
