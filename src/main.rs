@@ -92,7 +92,12 @@ fn mistaken(error: &config::ConfigError) -> ExitCode {
 
 /// Logs go to standard error, so that what `run` prints for people stays readable.
 fn start_logging(config: &Config) {
-    let filter = EnvFilter::try_new(&config.log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    // rustls warns of what a stranger's hello holds, once for each: nobody may fill the log who has not even spoken HTTP.
+    let level = match config.log.level.as_str() {
+        level @ ("warn" | "info") => format!("{level},rustls=error"),
+        level => level.to_owned(),
+    };
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info,rustls=error"));
     let is_terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
     match config.log.format {

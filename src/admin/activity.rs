@@ -35,6 +35,7 @@ pub(super) struct ReadQuery {
     #[param(format = Uuid)]
     key: Option<String>,
     /// Only this action: `key.create`, `key.use` or `key.revoke`.
+    #[param(pattern = r"^key\.(create|use|revoke)$")]
     action: Option<String>,
     /// Not before this moment (RFC 3339).
     #[param(format = DateTime)]
@@ -46,6 +47,7 @@ pub(super) struct ReadQuery {
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
     /// `next_cursor` of the page before, with the same other parameters.
+    #[param(min_length = 1)]
     cursor: Option<String>,
 }
 

@@ -91,6 +91,7 @@ pub(super) struct ListQuery {
     #[serde(default)]
     status: StatusFilter,
     /// Only keys that this user created.
+    #[param(min_length = 1, max_length = 128, pattern = "^[!-~]+$")]
     creator: Option<String>,
 }
 
@@ -116,7 +117,7 @@ impl StatusFilter {
 /// Creates a key with the caller's permissions. The answer is the only one that ever shows the whole key.
 #[utoipa::path(
     post, path = "/v1/keys", tag = "keys", security(("bearer" = [])), request_body = CreateKey,
-    params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated call create one key: 1 to 200 printable characters, remembered for 24 hours. A repeat answers the same without `key`.")),
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 200, pattern = "^[ -~]+$", description = "Makes a repeated call create one key: 1 to 200 printable characters, remembered for 24 hours. A repeat answers the same without `key`.")),
     responses((status = 201, description = "The key, shown once.", body = CreatedKey))
 )]
 pub(super) async fn create(

@@ -48,6 +48,10 @@ impl<T: DeserializeOwned> FromRequest<Shared> for StrictJson<T> {
         if !is_json {
             return Err(Problem::UnsupportedMediaType);
         }
+        // A body that need not be there may be said not to be there.
+        if text.trim_ascii() == b"null" {
+            return Ok(Self(None));
+        }
         strict_json::parse(&text).map(|value| Self(Some(value))).map_err(Problem::Malformed)
     }
 }

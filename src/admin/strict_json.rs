@@ -1,7 +1,8 @@
 //! JSON that can be read in one way only.
 //!
 //! Two members of the same name in one object are refused, because parsers differ in which of them counts
-//! (RFC 8259 section 4): what a proxy or a log saw must be what was acted upon. Unknown members are left to the
+//! (RFC 8259 section 4): what a proxy or a log saw must be what was acted upon. Anything but an object is refused, because
+//! serde would read a list as the members in the order of their declaration. Unknown members are left to the
 //! target types' `deny_unknown_fields`, invalid UTF-8 and lone surrogates to serde_json, depth to its limit of 128.
 
 use std::collections::HashSet;
@@ -9,7 +10,7 @@ use std::fmt;
 
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// Reads one JSON text that holds nothing twice.
+/// Reads one JSON object that holds nothing twice.
 ///
 /// # Errors
 /// Says what is wrong and where, without repeating values.
@@ -18,6 +19,9 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
         serde_json::error::Category::Data => error.to_string(),
         _ => format!("not valid JSON, line {} column {}", error.line(), error.column()),
     };
+    if !text.trim_ascii_start().starts_with(b"{") {
+        return Err("it is not a JSON object".into());
+    }
     let mut reader = serde_json::Deserializer::from_slice(text);
     NothingTwice.deserialize(&mut reader).map_err(explain)?;
     reader.end().map_err(explain)?;
@@ -103,6 +107,10 @@ mod tests {
             r#"{"a":{"b":1,"b":1}}"#,
             r#"[{"a":1},{"c":[{"a":1,"\u0061":2}]}]"#,
             r#"{"a":1} {"a":1}"#,
+            "[]",
+            "[1]",
+            "null",
+            "7",
             r#"{"a":"\ud800"}"#,
             "{\"a\":\"\u{0}\"}",
             "{'a':1}",

@@ -3,6 +3,7 @@
 //!
 //! The rows stand for classes of input, not for bytes. All rows of a table are tried before any is blamed.
 
+use crate::support::rows::replace;
 use crate::support::{Broken, Client, End, Gateway, Key, Request};
 
 /// What must come of a row.
@@ -73,18 +74,6 @@ impl Bench {
         assert_eq!(self.gateway.upstream.violations(), Vec::<String>::new());
         self.gateway.assert_alive(&self.key);
     }
-}
-
-fn replace(text: &[u8], what: &[u8], with: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() + with.len());
-    let mut rest = text;
-    while let Some(place) = rest.windows(what.len()).position(|window| window == what) {
-        out.extend_from_slice(&rest[..place]);
-        out.extend_from_slice(with);
-        rest = &rest[place + what.len()..];
-    }
-    out.extend_from_slice(rest);
-    out
 }
 
 #[test]

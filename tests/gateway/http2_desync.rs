@@ -88,6 +88,7 @@ impl Bench {
     fn finish(mut self) {
         assert!(self.wrong.is_empty(), "{} of {} rows went wrong:\n{}", self.wrong.len(), self.rows, self.wrong.join("\n"));
         self.gateway.assert_alive(&self.key);
+        println!("{} rows", self.rows);
     }
 }
 

@@ -113,3 +113,33 @@ fn a_body_of_a_cut_connection_is_not_taken_for_complete() {
     eventually!(SOON, bench.gateway.upstream.last("/cut").gone_at.is_some());
     assert!(!bench.gateway.upstream.last("/cut").complete);
 }
+
+/// RFC 8446 section 5.1: a handshake message may come in any number of records.
+#[test]
+fn a_hello_in_records_of_one_byte_is_understood_and_an_old_version_is_refused() {
+    use std::io::{Read, Write};
+    let bench = start();
+    let name = "localhost".try_into().expect("localhost is a name");
+    let mut session = rustls::ClientConnection::new(bench.client(&["http/1.1"]), name).expect("a session");
+    let mut hello = Vec::new();
+    session.write_tls(&mut hello).expect("our memory");
+    let mut socket = std::net::TcpStream::connect(bench.gateway.edge()).expect("the edge accepts");
+    let pieces: Vec<u8> = hello[5..].iter().flat_map(|byte| [hello[0], hello[1], hello[2], 0, 1, *byte]).collect();
+    socket.write_all(&pieces).expect("sent");
+    let mut stream = rustls::Stream::new(&mut session, &mut socket);
+    stream.write_all(&Request::get("/pieces").bearer(&bench.key.secret).with("Connection", "close").head()).expect("sent");
+    let mut answer = Vec::new();
+    // However the end comes, the answer is what counts.
+    stream.read_to_end(&mut answer).ok();
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", answer.escape_ascii());
+    // The same hello, but of a client that knows nothing newer than TLS 1.1: no extension says otherwise.
+    let random = [7; 32];
+    let body = [&[3, 2][..], &random, &[0, 0, 2, 0xc0, 0x13, 1, 0]].concat();
+    let length = u8::try_from(body.len()).expect("short");
+    let old = [&[22, 3, 1, 0, length + 4, 1, 0, 0, length][..], &body].concat();
+    let mut socket = std::net::TcpStream::connect(bench.gateway.edge()).expect("the edge accepts");
+    socket.write_all(&old).expect("sent");
+    let mut alert = Vec::new();
+    socket.read_to_end(&mut alert).ok();
+    assert_eq!(alert.first(), Some(&21), "an alert and nothing else: {alert:02x?}");
+}
