@@ -226,6 +226,11 @@ fn check_framing(parts: &Parts) -> Result<(), Rejection> {
             return Err(framing_ambiguous("Content-Length must be a number in decimal digits."));
         }
     }
+    // HTTP/1 reads white space around a value as none; in HTTP/2 it is part of the value (RFC 9113 section 8.2.1).
+    let is_padded = |value: &HeaderValue| matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t']);
+    if parts.version == Version::HTTP_2 && headers.values().any(is_padded) {
+        return Err(framing_ambiguous("A header value begins or ends with white space."));
+    }
     for name in headers.keys().filter(|name| *name != TRANSFER_ENCODING && *name != CONTENT_LENGTH) {
         let plain = squeezed(name);
         if matches!(plain.as_ref(), "transfer-encoding" | "content-length") {

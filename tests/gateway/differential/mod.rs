@@ -6,8 +6,10 @@
 //! the Host is, where a request ends and how many there are. Where they differ, the gateway must have refused. At the end,
 //! what arrived through the gateway is compared with what the gateway wrote into the firm's activity log.
 //!
+//! `downgrade` does as much for what HTTP/1 cannot carry: mutants over HTTP/2, in front of the strict upstream of the other tests.
 //! `ASSURE_MUTANTS` says how many (a few hundred without it), `ASSURE_MUTANTS_SEED` which.
 
+mod downgrade;
 mod mutants;
 mod servers;
 mod understanding;

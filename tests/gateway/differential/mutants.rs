@@ -20,11 +20,11 @@ impl Dice {
         word ^ (word >> 31)
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.roll() % limit.max(1) as u64).expect("less than the limit")
     }
 
-    fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
+    pub(super) fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
         from[self.below(from.len())]
     }
 }
@@ -40,7 +40,7 @@ struct Draft {
     body: Vec<u8>,
 }
 
-const METHODS: &[&[u8]] = &[
+pub(super) const METHODS: &[&[u8]] = &[
     b"GET",
     b"POST",
     b"PUT",
@@ -65,7 +65,7 @@ const METHODS: &[&[u8]] = &[
     b"LONGMETHODNAMETHATNOBODYKNOWS",
 ];
 
-const TARGETS: &[&[u8]] = &[
+pub(super) const TARGETS: &[&[u8]] = &[
     b"/",
     b"*",
     b"",
@@ -147,7 +147,7 @@ const VERSIONS: &[&[u8]] = &[
     b"HTTP/11",
 ];
 
-const HOSTS: &[&[u8]] = &[
+pub(super) const HOSTS: &[&[u8]] = &[
     b"localhost",
     b"LOCALHOST",
     b"localhost:80",
@@ -178,7 +178,7 @@ const HOSTS: &[&[u8]] = &[
     b"localhost\\x",
 ];
 
-const LENGTHS: &[&[u8]] = &[
+pub(super) const LENGTHS: &[&[u8]] = &[
     b"0",
     b"5",
     b"4",
@@ -208,7 +208,7 @@ const LENGTHS: &[&[u8]] = &[
     b"\xd9\xa5",
 ];
 
-const CODINGS: &[&[u8]] = &[
+pub(super) const CODINGS: &[&[u8]] = &[
     b"chunked",
     b"Chunked",
     b"CHUNKED",
@@ -355,7 +355,7 @@ const LINE_ENDS: &[&[u8]] = &[
 ];
 
 /// Bytes that some readers see and others do not.
-const BYTES: &[u8] =
+pub(super) const BYTES: &[u8] =
     &[0, 1, 8, 9, 10, 11, 12, 13, 31, 32, 34, 35, 37, 39, 44, 45, 46, 47, 58, 59, 61, 64, 92, 95, 127, 128, 0x85, 0xa0, 0xad, 0xff];
 
 const CHUNKS: &[&[u8]] = &[

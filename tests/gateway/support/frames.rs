@@ -96,12 +96,12 @@ pub(crate) fn reset(stream: u32, code: u32) -> Vec<u8> {
 }
 
 /// A header block of plain literals. What is indexed here is never.
-pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
-    fields.iter().flat_map(|(name, value)| [vec![0x10], text(name), text(value)].concat()).collect()
+pub(crate) fn block<T: AsRef<[u8]>>(fields: &[(T, T)]) -> Vec<u8> {
+    fields.iter().flat_map(|(name, value)| [vec![0x10], text(name.as_ref()), text(value.as_ref())].concat()).collect()
 }
 
 /// A string literal without Huffman coding (RFC 7541 section 5.2).
-fn text(text: &str) -> Vec<u8> {
+fn text(text: &[u8]) -> Vec<u8> {
     const PREFIX_MAX: usize = 127;
     let mut bytes = Vec::new();
     match text.len().checked_sub(PREFIX_MAX) {
@@ -115,7 +115,7 @@ fn text(text: &str) -> Vec<u8> {
             bytes.push(u8::try_from(rest).expect("seven bits"));
         }
     }
-    bytes.extend_from_slice(text.as_bytes());
+    bytes.extend_from_slice(text);
     bytes
 }
 
