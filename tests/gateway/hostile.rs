@@ -288,11 +288,7 @@ fn the_admin_listener_refuses_foreign_hosts_and_sites_and_odd_framing() {
         ("CL.CL", with(&format!("Content-Length: {}\r\n", body.len())), 400),
         ("bare LF, RFC 9112 2.2", with("X: y\nZ: w\r\n"), 400),
         ("obs-fold, RFC 9112 5.2", with("X: y\r\n z\r\n"), 400),
-        (
-            "method override",
-            with("X-HTTP-Method-Override: DELETE\r\n").iter().map(|byte| if *byte == b'P' { b'Q' } else { *byte }).collect(),
-            405,
-        ),
+        ("method override", replace(&with("X-HTTP-Method-Override: GET\r\n"), b"POST ", b"PUT "), 405),
     ];
     for (class, bytes, status) in rows {
         let mut client = Client::connect(gateway.admin());
