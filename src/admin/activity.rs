@@ -1,6 +1,6 @@
 //! The firm's activity log: which part is asked for, in which form, and a page of it.
 //!
-//! `application/json` answers one page, newest first, with a cursor to the next; `application/x-ndjson` and
+//! `application/json` answers one page, newest first, with a cursor to the next; `application/x-ndjson`, `text/csv` and
 //! `text/event-stream` are streams, see `activity_streams.rs`. The firm is the token's; a key of another firm does
 //! not exist here.
 
@@ -25,6 +25,7 @@ const PAGE_RECORDS: usize = 100;
 pub(super) const PAGE_RECORDS_MAX: usize = 1000;
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
 pub(super) const NDJSON: &str = "application/x-ndjson";
+pub(super) const CSV: &str = "text/csv";
 
 /// Which part of the log.
 #[derive(Deserialize, IntoParams)]
@@ -49,6 +50,19 @@ pub(super) struct ReadQuery {
     /// `next_cursor` of the page before, with the same other parameters.
     #[param(min_length = 1)]
     cursor: Option<String>,
+    /// A file to keep, whatever Accept says: everything that the other parameters admit, newest first.
+    #[param(inline)]
+    format: Option<FileFormat>,
+}
+
+/// The form of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum FileFormat {
+    /// For spreadsheets.
+    Csv,
+    /// For programs: JSON, one record on each line.
+    Ndjson,
 }
 
 /// A page of the log.
@@ -125,8 +139,8 @@ pub(super) struct ActivityRecord {
 /// Reads the firm's activity log.
 #[utoipa::path(
     get, path = "/v1/activity", tag = "activity", security(("bearer" = [])), params(ReadQuery),
-    responses((status = 200, description = "A page, all records as lines (`Accept: application/x-ndjson`), or those to come (`Accept: text/event-stream`).", content(
-        (Activity = "application/json"), (ActivityRecord = "application/x-ndjson"), (String = "text/event-stream"),
+    responses((status = 200, description = "A page, all records as lines (`Accept: application/x-ndjson` or `text/csv`, or `format`), or those to come (`Accept: text/event-stream`).", content(
+        (Activity = "application/json"), (ActivityRecord = "application/x-ndjson"), (String = "text/csv"), (String = "text/event-stream"),
     )))
 )]
 pub(super) async fn read(
@@ -141,9 +155,14 @@ pub(super) async fn read(
         // A key of another firm does not exist here; an empty log would leave the caller guessing.
         shared.read("key", shared.state.store.key(caller.firm().clone(), key)).await?.ok_or(Problem::NotFound("key"))?;
     }
+    if let Some(format) = asked.format {
+        let file = activity_streams::lines(&shared, query, asked.limit, caller.expires(), format).await?;
+        return Ok(activity_streams::to_keep(file, format));
+    }
     match form {
         Form::Page => page(&shared, query).await,
-        Form::Lines => activity_streams::lines(&shared, query, asked.limit, caller.expires()).await,
+        Form::Lines => activity_streams::lines(&shared, query, asked.limit, caller.expires(), FileFormat::Ndjson).await,
+        Form::Csv => activity_streams::lines(&shared, query, asked.limit, caller.expires(), FileFormat::Csv).await,
         Form::Events => activity_streams::events(&shared, query, &headers, &caller).await,
     }
 }
@@ -193,6 +212,7 @@ pub(super) fn next_place(page: &ActivityPage) -> Option<ActivityPlace> {
 enum Form {
     Page,
     Lines,
+    Csv,
     Events,
 }
 
@@ -206,6 +226,7 @@ impl Form {
             let form = match parts.next().map(str::to_ascii_lowercase).as_deref() {
                 Some("application/json") => Self::Page,
                 Some(NDJSON) => Self::Lines,
+                Some(CSV) => Self::Csv,
                 Some(EVENT_STREAM) => Self::Events,
                 _ => continue,
             };
@@ -246,6 +267,7 @@ mod tests {
             ("application/json, application/x-ndjson;q=0.9", Form::Page),
             ("text/event-stream;q=0", Form::Page),
             ("application/x-ndjson;q=0.12, text/event-stream;q=0.125", Form::Events),
+            ("text/csv", Form::Csv),
             ("text/html", Form::Page),
         ] {
             let mut headers = HeaderMap::new();

@@ -12,8 +12,9 @@ use axum::response::Response;
 use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::activity::{EVENT_STREAM, NDJSON, PAGE_RECORDS_MAX, next_place};
+use super::activity::{CSV, EVENT_STREAM, FileFormat, NDJSON, PAGE_RECORDS_MAX, next_place};
 use super::auth::Caller;
+use super::csv;
 use super::followers::Following;
 use super::problem::Problem;
 use super::server::Shared;
@@ -37,22 +38,33 @@ enum StreamEnd {
 }
 
 /// Streams the records of a question as lines, at most `limit` of them.
-pub(super) async fn lines(shared: &Shared, query: ActivityQuery, limit: Option<usize>, expires: Timestamp) -> Result<Response, Problem> {
+pub(super) async fn lines(
+    shared: &Shared,
+    query: ActivityQuery,
+    limit: Option<usize>,
+    expires: Timestamp,
+    format: FileFormat,
+) -> Result<Response, Problem> {
     struct Progress {
         shared: Shared,
         query: ActivityQuery,
         /// Records that may still follow, where the caller has set a limit.
         left: Option<usize>,
         next: Option<ActivityPage>,
+        head: String,
     }
     let page_size = |left: Option<usize>| left.unwrap_or(PAGE_RECORDS_MAX).clamp(1, PAGE_RECORDS_MAX);
     let query = ActivityQuery { limit: page_size(limit), ..query };
     // The first page is read before the answer begins, so that a store that is away is a 503 and not a broken body.
     let first = shared.read("activity", shared.state.store.activity(query.clone())).await?;
-    let progress = Progress { shared: shared.clone(), query, left: limit, next: Some(first) };
+    let (kind, head, line): (_, _, fn(&AuditRecord) -> String) = match format {
+        FileFormat::Ndjson => (NDJSON, String::new(), |record| json_line(record) + "\n"),
+        FileFormat::Csv => (CSV, csv::head(), csv::line),
+    };
+    let progress = Progress { shared: shared.clone(), query, left: limit, next: Some(first), head };
     let pages = stream::try_unfold(progress, move |mut progress| async move {
         let Some(page) = progress.next.take() else { return Ok(None) };
-        let text: String = page.records.iter().map(|record| json_line(record) + "\n").collect();
+        let text = page.records.iter().fold(std::mem::take(&mut progress.head), |text, record| text + &line(record));
         progress.left = progress.left.map(|left| left.saturating_sub(page.records.len()));
         if let Some(place) = next_place(&page).filter(|_| progress.left != Some(0)) {
             if clock::wall_now() >= expires {
@@ -65,7 +77,20 @@ pub(super) async fn lines(shared: &Shared, query: ActivityQuery, limit: Option<u
         }
         Ok(Some((text, progress)))
     });
-    Ok(streamed(NDJSON, Body::from_stream(pages)))
+    Ok(streamed(kind, Body::from_stream(pages)))
+}
+
+/// The same as a file that browsers save.
+pub(super) fn to_keep(mut response: Response, format: FileFormat) -> Response {
+    let ending = match format {
+        FileFormat::Csv => "csv",
+        FileFormat::Ndjson => "ndjson",
+    };
+    let day: String = clock::wall_now().to_string().chars().take("2026-11-29".len()).collect();
+    let disposition = format!("attachment; filename=\"assure-pro-activity-{day}.{ending}\"");
+    let value = HeaderValue::from_str(&disposition).expect("a date is ASCII");
+    response.headers_mut().insert(header::CONTENT_DISPOSITION, value);
+    response
 }
 
 /// Streams the records that a question admits as they come.

@@ -20,8 +20,37 @@ use crate::clock;
 use crate::domain::RequestId;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// A page of this listener may load nothing and send nothing anywhere but what its own header allows.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+/// The page loads and asks nothing but this listener, has no inline script or style, and no script may make markup of text.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
+    form-action 'self'; require-trusted-types-for 'script'; trusted-types 'none'; frame-ancestors";
+/// What is no page may load nothing and send nothing anywhere.
+const DATA_POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors";
+
+/// What browsers may do with answers.
+#[derive(Clone, Debug)]
+pub(crate) struct Policies {
+    page: HeaderValue,
+    data: HeaderValue,
+    framing: Framing,
+}
+
+/// Who may show answers in a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Framing {
+    Nobody,
+    Dashboards,
+}
+
+impl Policies {
+    /// Lets these dashboards frame the page; the configuration has checked their form.
+    pub(crate) fn new(dashboards: &[String]) -> Self {
+        let framing = if dashboards.is_empty() { Framing::Nobody } else { Framing::Dashboards };
+        let ancestors = if dashboards.is_empty() { "'none'".to_owned() } else { dashboards.join(" ") };
+        let policy = |text: &str| HeaderValue::from_str(&format!("{text} {ancestors}")).expect("origins are checked to be ASCII");
+        Self { page: policy(PAGE_POLICY), data: policy(DATA_POLICY), framing }
+    }
+}
 
 /// The authority that a request named, as an extension for its record.
 #[derive(Clone, Debug)]
@@ -37,7 +66,7 @@ pub(crate) async fn guard(State(shared): State<Shared>, mut request: Request, ne
         Ok(()) => AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| Problem::Internal.into_response()),
         Err(problem) => problem.into_response(),
     };
-    let response = finish(response, request_id);
+    let response = finish(response, request_id, &shared.settings().policies);
     let code = response.extensions().get::<Problem>().map(Problem::code);
     tracing::debug!(%request_id, %method, route, status = response.status().as_u16(), code, "admin request");
     response
@@ -46,12 +75,15 @@ pub(crate) async fn guard(State(shared): State<Shared>, mut request: Request, ne
 fn check(shared: &Shared, request: &mut Request) -> Result<(), Problem> {
     let settings = shared.settings();
     let host = settings.hosts.check(request.uri(), request.headers())?;
-    check_site(request.method(), &host, settings.public_url.as_deref(), request.headers())?;
+    // A dashboard may sign its users in, and nothing else.
+    let is_sign_in = request.method() == http::Method::POST && request.uri().path() == super::session::PATH;
+    let dashboards: &[String] = if is_sign_in { &settings.dashboards } else { &[] };
+    check_site(request.method(), &host, settings.public_url.as_deref(), dashboards, request.headers())?;
     request.extensions_mut().insert(NamedHost(host));
     Ok(())
 }
 
-fn finish(response: Response, request_id: RequestId) -> Response {
+fn finish(response: Response, request_id: RequestId, policies: &Policies) -> Response {
     let mut response = match problem_of(&response) {
         None => response,
         Some(problem) => {
@@ -68,8 +100,14 @@ fn finish(response: Response, request_id: RequestId) -> Response {
     headers.insert(X_REQUEST_ID, id);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(CONTENT_SECURITY_POLICY));
+    headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
+    let is_page = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, if is_page { policies.page.clone() } else { policies.data.clone() });
+    // With `no-referrer` a browser would hide the page's own Origin from us when it sends its form.
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static(if is_page { "same-origin" } else { "no-referrer" }));
+    if policies.framing == Framing::Nobody {
+        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    }
     response
 }
 

@@ -193,7 +193,8 @@ pub(super) async fn list(
         query.status.admits(status(&view.record)) && creator.as_ref().is_none_or(|creator| view.record.creator == *creator)
     };
     let now = clock::wall_now();
-    Ok(Json(KeyList { keys: views.iter().filter(is_asked_for).map(|view| Key::show(view, now)).collect(), limits }))
+    let users = shared.known_users(&caller, &views).await;
+    Ok(Json(KeyList { keys: views.iter().filter(is_asked_for).map(|view| Key::show(view, &users, now)).collect(), limits }))
 }
 
 /// Shows one key of the firm.
@@ -203,7 +204,8 @@ pub(super) async fn list(
 )]
 pub(super) async fn show(State(shared): State<Shared>, Viewer(caller): Viewer, KeyInPath(id): KeyInPath) -> Result<Json<Key>, Problem> {
     let view = shared.read("key", shared.state.store.key(caller.firm().clone(), id)).await?.ok_or(Problem::NotFound("key"))?;
-    Ok(Json(Key::show(&view, clock::wall_now())))
+    let users = shared.known_users(&caller, std::slice::from_ref(&view)).await;
+    Ok(Json(Key::show(&view, &users, clock::wall_now())))
 }
 
 /// Says which key of the firm this is, for "which key is this?" after a leak. The key is compared by its digest.
@@ -222,7 +224,8 @@ pub(super) async fn lookup(
     // Another firm's key is not found, as if it did not exist (K10).
     let record = found.record.filter(|record| record.firm_id == *caller.firm()).ok_or(Problem::NotFound("key"))?;
     let view = shared.read("key", shared.state.store.key(caller.firm().clone(), record.id)).await?.ok_or(Problem::NotFound("key"))?;
-    Ok(Json(Key::show(&view, clock::wall_now())))
+    let users = shared.known_users(&caller, std::slice::from_ref(&view)).await;
+    Ok(Json(Key::show(&view, &users, clock::wall_now())))
 }
 
 /// Revokes a key. When this answers 200, no replica accepts it any more. Repeating it changes nothing.
@@ -250,8 +253,9 @@ pub(super) async fn revoke(
     tracing::info!(%request_id, key = %record.id, "a key was revoked");
     // The revocation is proven; what is known of the key's uses is a courtesy that may not spoil the answer.
     let view = shared.read("key", shared.state.store.key(caller.firm().clone(), id)).await.ok().flatten();
-    let view = view.unwrap_or(KeyView { record, last_use: None, seen_with: Vec::new() });
-    Ok(Json(RevokedKey { key: Key::show(&view, clock::wall_now()), revocation: proof }))
+    let view = view.unwrap_or(KeyView { record, last_use: None, seen_with: Vec::new(), hours: Vec::new() });
+    let users = shared.known_users(&caller, std::slice::from_ref(&view)).await;
+    Ok(Json(RevokedKey { key: Key::show(&view, &users, clock::wall_now()), revocation: proof }))
 }
 
 impl Shared {

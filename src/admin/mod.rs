@@ -1,7 +1,7 @@
 //! The second listener: people and their programs manage a firm's keys here and read its activity log.
 //!
 //! `server.rs` lists the routes; `guard.rs` is what every request passes first and every answer last; `auth` says
-//! who is calling; `keys.rs` and `activity.rs` are the work. The firm is always the token's: no request names one.
+//! who is calling; `keys.rs`, `users.rs` and `activity.rs` are the work; `session.rs` and `page.rs` are what people see of it. The firm is always the token's: no request names one.
 //! Leaves sockets, TLS and connection limits to whoever serves the [`handler`].
 
 mod server;
@@ -19,7 +19,10 @@ mod activity;
 mod activity_streams;
 mod cursor;
 mod followers;
+mod csv;
 mod keys;
+mod session;
+mod users;
 mod views;
 mod whoami;
 

@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, path::Operation};
 use utoipa::{OpenApi as _, ToSchema};
 
@@ -23,6 +23,8 @@ use super::server;
     tags(
         (name = "keys", description = "The keys of the caller's firm."),
         (name = "activity", description = "What was done with them."),
+        (name = "users", description = "What the dashboard tells of the firm's users."),
+        (name = "session", description = "Signing in to the page."),
         (name = "whoami", description = "The caller."),
         (name = "about", description = "This listener."),
     )
@@ -44,7 +46,13 @@ pub fn document() -> String {
     let bearer = SecurityScheme::Http(
         HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(Some("A user's token.")).build(),
     );
-    document.components.get_or_insert_default().add_security_scheme("bearer", bearer);
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("bearer", bearer);
+    let cookie = ApiKeyValue::with_description(
+        "assure_session",
+        "The page's session, from POST /v1/session. Called __Host-assure_session where people come by TLS; counts only in what the page itself sends.",
+    );
+    components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
     add_refusals(&mut document);
     let mut text = document.to_pretty_json().expect("a document is plain data");
     text.push('\n');
@@ -53,7 +61,10 @@ pub fn document() -> String {
 
 fn add_refusals(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
-        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+        for operation in [&mut item.get, &mut item.post, &mut item.put, &mut item.delete].into_iter().flatten() {
+            if let Some(ways) = &mut operation.security {
+                ways.push(SecurityRequirement::new("session", Vec::<String>::new()));
+            }
             for (status, description) in refusals(path, operation) {
                 operation.responses.responses.entry(status.into()).or_insert_with(|| RefOr::T(problem(description)));
             }
@@ -76,6 +87,13 @@ fn refusals(path: &str, operation: &Operation) -> Vec<(&'static str, &'static st
             "403",
             "The token lacks the permission, or a browser sent a change from another site: `permission_missing`, `cross_site`.",
         ));
+    }
+    if path == super::session::PATH {
+        rows.push(("403", "A browser sent this from another site: `cross_site`."));
+    }
+    if operation.request_body.is_some() && operation.security.is_none() {
+        rows.push(("401", "No valid token, or a link that is over: `unauthorized`."));
+        rows.push(("503", "The identity provider does not answer: `issuer_unavailable`."));
     }
     if operation.request_body.is_some() {
         rows.push(("408", "The body does not come to its end: `request_timeout`."));
@@ -124,7 +142,8 @@ mod tests {
             for (method, operation) in item.as_object().expect("operations") {
                 let responses = operation["responses"].as_object().expect("responses");
                 assert!(responses.contains_key("400"), "{method} {path}");
-                assert_eq!(responses.contains_key("401"), operation.get("security").is_some(), "{method} {path}");
+                let takes_a_token = operation.get("security").is_some() || (path == "/v1/session" && method == "post");
+                assert_eq!(responses.contains_key("401"), takes_a_token, "{method} {path}");
             }
         }
     }

@@ -23,6 +23,8 @@ pub(crate) enum Problem {
     TokenInvalid,
     /// A good token of earlier.
     TokenExpired,
+    /// A sign-in link that was followed before, or is over.
+    LinkUsed,
     /// The caller lacks this permission.
     PermissionMissing(String),
     /// No such thing in the caller's firm.
@@ -98,7 +100,9 @@ impl Problem {
             retry_after_seconds: Some(TRY_AGAIN_SECONDS),
         };
         match self {
-            Self::TokenMissing | Self::TokenInvalid | Self::TokenExpired => row(StatusCode::UNAUTHORIZED, "unauthorized", "Not signed in"),
+            Self::TokenMissing | Self::TokenInvalid | Self::TokenExpired | Self::LinkUsed => {
+                row(StatusCode::UNAUTHORIZED, "unauthorized", "Not signed in")
+            }
             Self::PermissionMissing(_) => row(StatusCode::FORBIDDEN, "permission_missing", "Permission missing"),
             Self::NotFound(_) => row(StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::Malformed(_) => row(StatusCode::BAD_REQUEST, "malformed_request", "Malformed request"),
@@ -125,6 +129,7 @@ impl Problem {
             Self::TokenMissing => "Send a user's token as Authorization: Bearer TOKEN.".into(),
             Self::TokenInvalid => "The token is not valid here; sign in again. API keys cannot be used on the admin API.".into(),
             Self::TokenExpired => "The token has expired; sign in again.".into(),
+            Self::LinkUsed => "This sign-in link has been used already or is over ten minutes old; ask for a new one.".into(),
             Self::PermissionMissing(name) => format!("This needs the permission \"{name}\", which your token does not carry."),
             Self::NotFound(what) => format!("There is no such {what}."),
             Self::Malformed(why) => format!("The request cannot be understood: {why}."),
@@ -181,7 +186,7 @@ impl Problem {
             Self::TokenMissing => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"Assure Pro\""));
             }
-            Self::TokenInvalid | Self::TokenExpired => {
+            Self::TokenInvalid | Self::TokenExpired | Self::LinkUsed => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"Assure Pro\", error=\"invalid_token\""));
             }
             _ => {}

@@ -56,6 +56,29 @@ impl<T: DeserializeOwned> FromRequest<Shared> for StrictJson<T> {
     }
 }
 
+/// A body in JSON, as programs send it, or as a form, as a browser does.
+pub(super) enum JsonOrForm<T> {
+    Json(T),
+    Form(T),
+}
+
+impl<T: DeserializeOwned> FromRequest<Shared> for JsonOrForm<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, shared: &Shared) -> Result<Self, Problem> {
+        let is_form = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/x-www-form-urlencoded");
+        if !is_form {
+            return StrictJson::from_request(request, shared).await?.required().map(Self::Json);
+        }
+        let text = tokio::time::timeout(BODY_WAIT_MAX, read_body(request)).await.map_err(|_| Problem::BodyTooSlow)??;
+        let malformed = || Problem::Malformed("its form is wrong".into());
+        // A form is spelt as a query is (URL standard, section 5).
+        let query = Zeroizing::new([b"/?", text.as_slice()].concat());
+        let target = http::Uri::try_from(query.as_slice()).map_err(|_| malformed())?;
+        Query::<T>::try_from_uri(&target).map(|form| Self::Form(form.0)).map_err(|_| malformed())
+    }
+}
+
 /// Exactly one Content-Type, `application/json`, with UTF-8 as the only charset (RFC 8259 section 8.1).
 fn is_json(headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(header::CONTENT_TYPE).iter();
@@ -106,6 +129,19 @@ impl<T: DeserializeOwned> FromRequestParts<Shared> for StrictQuery<T> {
 /// The innermost reason, without axum's words around it.
 fn inner(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), inner)
+}
+
+/// The user id in the path.
+pub(super) struct UserInPath(pub(super) UserId);
+
+impl FromRequestParts<Shared> for UserInPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
+        let malformed = || Problem::Malformed("a user's id is printable, without spaces".into());
+        let Path(text) = Path::<String>::from_request_parts(parts, shared).await.map_err(|_| malformed())?;
+        UserId::parse(&text).map(Self).map_err(|_| malformed())
+    }
 }
 
 /// The key id in the path.

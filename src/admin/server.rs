@@ -6,8 +6,10 @@
 //! | `GET /v1/keys`, `GET /v1/keys/{id}`, `POST /v1/keys/lookup` | view | `keys.rs` |
 //! | `POST /v1/keys/{id}/revoke` | edit | `keys.rs` |
 //! | `GET /v1/activity` | view | `activity.rs` |
+//! | `PUT /v1/users/{id}` | edit | `users.rs` |
 //! | `GET /v1/whoami` | any valid token | `whoami.rs` |
-//! | `GET /openapi.json`, `GET /` | none | `page.rs` |
+//! | `POST /v1/session`, `DELETE /v1/session` | a token in the body; none | `session.rs` |
+//! | `GET /openapi.json`, `GET /`, `GET /page/{file}` | none | `page.rs` |
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,8 +24,9 @@ use tower::ServiceExt;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::auth::SignInLinks;
 use super::followers::Followers;
-use super::{Settings, activity, guard, keys, page, whoami};
+use super::{Settings, activity, guard, keys, page, session, users, whoami};
 use crate::coherence::Coherence;
 use crate::domain::KeyNamespace;
 use crate::metrics::Metrics;
@@ -45,6 +48,8 @@ pub struct AdminState {
     pub metrics: Metrics,
     /// The group that changes run in, so that none is left half done when its caller goes away.
     pub tasks: Tasks,
+    /// The sign-in links that this process made.
+    pub links: Arc<SignInLinks>,
     /// When it fires, followers of the log are let go.
     pub draining: CancellationToken,
 }
@@ -86,8 +91,11 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(keys::revoke))
         .routes(routes!(activity::read))
         .routes(routes!(whoami::whoami))
+        .routes(routes!(users::tell))
+        .routes(routes!(session::begin, session::end))
         .routes(routes!(page::openapi))
         .routes(routes!(page::index))
+        .route("/page/{file}", axum::routing::get(page::file))
 }
 
 /// The whole admin API. Each request should carry its [`Peer`] as an extension.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::auth::{Verifier, VerifierError, local};
+use super::auth::{SessionCookie, Verifier, VerifierError, local};
+use super::guard::Policies;
 use super::host::KnownHosts;
 use crate::config::{Config, ManagePermissions};
 use crate::domain::ReplicaId;
@@ -18,6 +19,10 @@ pub struct Settings {
     pub(crate) verifier: Arc<Verifier>,
     pub(crate) hosts: KnownHosts,
     pub(crate) public_url: Option<String>,
+    /// Who may frame the page and sign people in to it.
+    pub(crate) dashboards: Vec<String>,
+    pub(crate) policies: Policies,
+    pub(crate) session: SessionCookie,
     pub(crate) replica: ReplicaId,
 }
 
@@ -50,6 +55,9 @@ impl Settings {
             verifier: Arc::new(verifier),
             hosts: KnownHosts::new(config.admin.listen.addresses(), public_url.as_deref()),
             public_url,
+            dashboards: config.admin.frame_ancestors.clone(),
+            policies: Policies::new(&config.admin.frame_ancestors),
+            session: SessionCookie::of(&config.admin),
             replica,
         })
     }

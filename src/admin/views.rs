@@ -1,7 +1,7 @@
 //! Keys as the admin API shows them: never the secret, only the first characters (K2, K3).
 //!
-//! Lists add what the store has seen of a key, its last use and what it is used by, and the warnings that follow from it
-//! (K19): over a year old, never used, used by several tools or from several networks.
+//! Lists add what the store has seen of a key, its last use, how often and what it is used by, and the warnings that follow
+//! from it and from what is known of its creator (K19).
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::coherence::Confirmation;
 use crate::domain::{KeyRecord, KeyState, Timestamp};
-use crate::store::KeyView;
+use crate::store::{HOURS_KEPT, KeyView, KnownUser, Standing, hour_of};
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// Age from which a key should be rotated (K19).
@@ -40,6 +40,47 @@ pub(super) enum Warning {
     UsedFromSeveralNetworks,
     /// Created over 30 days ago and never used: revoke it?
     NeverUsed,
+    /// Its creator has left, and it goes on working.
+    CreatorLeft,
+    /// It may do what its creator may not do any more.
+    CreatorLostPermissions,
+}
+
+/// Whether a key's creator is still with the firm.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum CreatorStatus {
+    /// They are.
+    Active,
+    /// They have left, or were deactivated.
+    Left,
+}
+
+impl From<Standing> for CreatorStatus {
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Active => Self::Active,
+            Standing::Left => Self::Left,
+        }
+    }
+}
+
+impl From<CreatorStatus> for Standing {
+    fn from(status: CreatorStatus) -> Self {
+        match status {
+            CreatorStatus::Active => Self::Active,
+            CreatorStatus::Left => Self::Left,
+        }
+    }
+}
+
+/// What a key was seen with in the last 30 days, at most 8 of each.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub(super) struct SeenWith {
+    /// Tools, by the product names in their User-Agents.
+    tools: Vec<String>,
+    /// Networks: a /24 of IPv4 or a /48 of IPv6.
+    networks: Vec<String>,
 }
 
 /// A key without its secret.
@@ -58,6 +99,10 @@ pub(super) struct Key {
     creator: String,
     /// Their name then, where their token gave one.
     creator_name: Option<String>,
+    /// Whether they are still with the firm; null where nothing is known.
+    creator_status: Option<CreatorStatus>,
+    /// What it may do though its creator may not any more.
+    creator_lacks: Vec<String>,
     /// What it may do: what its creator could do then.
     permissions: Vec<String>,
     /// When it was created.
@@ -70,6 +115,12 @@ pub(super) struct Key {
     last_used_by: Option<String>,
     /// The address of that use.
     last_used_from: Option<String>,
+    /// Uses in the last 24 hours, by the hour: the running one and the 23 before.
+    uses_24h: u64,
+    /// Uses in each of those hours, oldest first.
+    uses_by_hour: Vec<u64>,
+    /// What it was used with.
+    seen_with: SeenWith,
     /// Whether it can be used.
     status: Status,
     /// When it was revoked.
@@ -158,9 +209,11 @@ pub(super) struct ReplicaConfirmation {
 }
 
 impl Key {
-    /// Shows a key as it is at the moment `now`.
-    pub(super) fn show(view: &KeyView, now: Timestamp) -> Self {
+    /// Shows a key as it is at the moment `now`, with what is known of the firm's users.
+    pub(super) fn show(view: &KeyView, users: &[KnownUser], now: Timestamp) -> Self {
         let record = &view.record;
+        let creator = users.iter().find(|known| known.user == record.creator);
+        let uses_by_hour = uses_by_hour(view, now);
         let revoked = match &record.state {
             KeyState::Live => None,
             KeyState::Revoked { at, by, reason } => Some((at, by, reason)),
@@ -171,17 +224,22 @@ impl Key {
             prefix: record.prefix.to_string(),
             firm_id: record.firm_id.to_string(),
             creator: record.creator.to_string(),
-            creator_name: record.creator_name.as_deref().map(str::to_owned),
+            creator_name: record.creator_name.as_deref().map(str::to_owned).or_else(|| creator?.name.clone()),
+            creator_status: creator.map(|known| known.standing.into()),
+            creator_lacks: lacking(view, creator),
             permissions: record.permissions.names().map(str::to_owned).collect(),
             created_at: record.created_at.to_string(),
             last_used_at: view.last_use.as_ref().map(|last| last.at.to_string()),
             last_used_by: view.last_use.as_ref().and_then(|last| last.user_agent.clone()),
             last_used_from: view.last_use.as_ref().and_then(|last| last.client_ip.clone()),
+            uses_24h: uses_by_hour.iter().fold(0, |sum: u64, count| sum.saturating_add(*count)),
+            uses_by_hour,
+            seen_with: SeenWith { tools: seen(view, "tool:"), networks: seen(view, "network:") },
             status: status(record),
             revoked_at: revoked.map(|(at, ..)| at.to_string()),
             revoked_by: revoked.map(|(_, by, _)| by.to_string()),
             revoke_reason: revoked.map(|(.., reason)| reason.to_string()).filter(|reason| !reason.is_empty()),
-            warnings: warnings(view, now),
+            warnings: warnings(view, creator, now),
         }
     }
 }
@@ -222,17 +280,37 @@ pub(super) fn status(record: &KeyRecord) -> Status {
     }
 }
 
-fn warnings(view: &KeyView, now: Timestamp) -> Vec<Warning> {
+/// Uses in each hour of the last day, oldest first.
+fn uses_by_hour(view: &KeyView, now: Timestamp) -> Vec<u64> {
+    let count = |hour: u64| view.hours.iter().find(|known| known.hour == hour).map_or(0, |known| known.count);
+    let running = hour_of(now);
+    (0..HOURS_KEPT as u64).rev().map(|ago| running.checked_sub(ago).map_or(0, count)).collect()
+}
+
+/// What it was seen with, of one kind.
+fn seen(view: &KeyView, kind: &str) -> Vec<String> {
+    view.seen_with.iter().filter_map(|what| what.strip_prefix(kind)).map(str::to_owned).collect()
+}
+
+/// What a key may do though its creator, who is still there, may not any more.
+fn lacking(view: &KeyView, creator: Option<&KnownUser>) -> Vec<String> {
+    let Some(known) = creator.filter(|known| known.standing == Standing::Active) else { return Vec::new() };
+    view.record.permissions.names().filter(|name| !known.permissions.allows(name)).map(str::to_owned).collect()
+}
+
+fn warnings(view: &KeyView, creator: Option<&KnownUser>, now: Timestamp) -> Vec<Warning> {
     if status(&view.record) == Status::Revoked {
         return Vec::new();
     }
     let created_before = |age: Duration| view.record.created_at < now.minus(age);
-    let seen = |kind: &str| view.seen_with.iter().filter(|what| what.starts_with(kind)).count();
+    let seen = |kind: &str| seen(view, kind).len();
     let rows = [
         (created_before(ROTATE_AFTER), Warning::OverAYearOld),
         (seen("tool:") > 1, Warning::UsedBySeveralTools),
         (seen("network:") > 1, Warning::UsedFromSeveralNetworks),
         (created_before(UNUSED_AFTER) && view.last_use.is_none(), Warning::NeverUsed),
+        (creator.is_some_and(|known| known.standing == Standing::Left), Warning::CreatorLeft),
+        (!lacking(view, creator).is_empty(), Warning::CreatorLostPermissions),
     ];
     rows.into_iter().filter_map(|(holds, warning)| holds.then_some(warning)).collect()
 }
@@ -241,7 +319,7 @@ fn warnings(view: &KeyView, now: Timestamp) -> Vec<Warning> {
 mod tests {
     use super::*;
     use crate::domain::{FirmId, FrozenPermissions, KeyDigest, KeyId, KeyName, UserId};
-    use crate::store::LastUse;
+    use crate::store::{HourOfUse, LastUse};
 
     const NOW: Timestamp = Timestamp::from_micros(1_795_458_600_000_000);
 
@@ -259,7 +337,7 @@ mod tests {
             state: KeyState::Live,
         };
         let last_use = used.then(|| LastUse { at: NOW, user_agent: Some("curl/8".into()), client_ip: None });
-        KeyView { record, last_use, seen_with: seen_with.iter().map(|what| (*what).to_owned()).collect() }
+        KeyView { record, last_use, seen_with: seen_with.iter().map(|what| (*what).to_owned()).collect(), hours: Vec::new() }
     }
 
     #[test]
@@ -273,16 +351,49 @@ mod tests {
             (view(1, true, &["network:203.0.113.0/24", "network:198.51.100.0/24"]), &[Warning::UsedFromSeveralNetworks]),
         ];
         for (view, expected) in rows {
-            assert_eq!(warnings(&view, NOW), expected);
+            assert_eq!(warnings(&view, None, NOW), expected);
         }
         let mut revoked = view(366, false, &[]);
         revoked.record.state = KeyState::Revoked { at: NOW, by: UserId::parse("user-2").expect("a good id"), reason: "".into() };
-        assert!(warnings(&revoked, NOW).is_empty());
-        let shown = serde_json::to_value(Key::show(&revoked, NOW)).expect("plain data");
+        assert!(warnings(&revoked, None, NOW).is_empty());
+        let shown = serde_json::to_value(Key::show(&revoked, &[], NOW)).expect("plain data");
         assert_eq!(
             (shown["status"].as_str(), shown["revoked_by"].as_str(), shown["revoke_reason"].is_null()),
             (Some("revoked"), Some("user-2"), true)
         );
+    }
+
+    #[test]
+    fn a_creator_who_left_or_may_less_is_warned_of() {
+        let known = |standing, permissions: &[&str]| KnownUser {
+            user: UserId::parse("user-1").expect("a good id"),
+            name: Some("Ann".into()),
+            standing,
+            permissions: FrozenPermissions::freeze(permissions.iter().copied()),
+            as_of: NOW,
+        };
+        let rows: [(KnownUser, &[Warning], &[&str]); 3] = [
+            (known(Standing::Active, &["a", "b", "c"]), &[], &[]),
+            (known(Standing::Active, &["a"]), &[Warning::CreatorLostPermissions], &["b"]),
+            (known(Standing::Left, &[]), &[Warning::CreatorLeft], &[]),
+        ];
+        for (user, expected, lacks) in rows {
+            let shown = Key::show(&view(1, true, &[]), std::slice::from_ref(&user), NOW);
+            assert_eq!(
+                (shown.warnings.as_slice(), shown.creator_lacks.as_slice()),
+                (expected, &*lacks.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+            );
+            assert_eq!((shown.creator_name.as_deref(), shown.creator_status), (Some("Ann"), Some(user.standing.into())));
+        }
+    }
+
+    #[test]
+    fn a_day_of_uses_ends_with_the_running_hour() {
+        let mut view = view(1, true, &[]);
+        let now = hour_of(NOW);
+        view.hours = [(now - 24, 1), (now - 23, 2), (now, 3)].map(|(hour, count)| HourOfUse { hour, count }).to_vec();
+        let shown = Key::show(&view, &[], NOW);
+        assert_eq!((shown.uses_by_hour.len(), shown.uses_by_hour[0], shown.uses_by_hour[23], shown.uses_24h), (24, 2, 3, 5));
     }
 
     #[test]

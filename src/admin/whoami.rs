@@ -5,6 +5,7 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::Settings;
 use super::auth::Caller;
 use super::server::Shared;
 
@@ -21,6 +22,24 @@ pub(super) struct Whoami {
     permissions: Vec<String>,
     /// What of it counts here.
     may: May,
+    /// When the token ends, and the page's session with it.
+    #[schema(format = DateTime)]
+    expires_at: String,
+}
+
+impl Whoami {
+    /// Describes a caller.
+    pub(super) fn of(caller: &Caller, settings: &Settings) -> Self {
+        let names = &settings.permissions;
+        Self {
+            user: caller.user().to_string(),
+            firm: caller.firm().to_string(),
+            name: caller.name().map(str::to_owned),
+            permissions: caller.permissions().names().map(str::to_owned).collect(),
+            may: May { view: caller.permissions().allows(&names.view), edit: caller.permissions().allows(&names.edit) },
+            expires_at: caller.expires().to_string(),
+        }
+    }
 }
 
 /// The two permissions that manage keys.
@@ -35,12 +54,5 @@ pub(super) struct May {
 /// Who is calling and what they may do.
 #[utoipa::path(get, path = "/v1/whoami", tag = "whoami", security(("bearer" = [])), responses((status = 200, description = "The caller.", body = Whoami)))]
 pub(super) async fn whoami(State(shared): State<Shared>, caller: Caller) -> Json<Whoami> {
-    let names = &shared.settings().permissions;
-    Json(Whoami {
-        user: caller.user().to_string(),
-        firm: caller.firm().to_string(),
-        name: caller.name().map(str::to_owned),
-        permissions: caller.permissions().names().map(str::to_owned).collect(),
-        may: May { view: caller.permissions().allows(&names.view), edit: caller.permissions().allows(&names.edit) },
-    })
+    Json(Whoami::of(&caller, &shared.settings()))
 }

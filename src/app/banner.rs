@@ -1,13 +1,20 @@
 //! What a newcomer needs, printed once: three addresses, a key, and a line that works when pasted.
 
+use std::time::Duration;
+
+use crate::admin::auth::local::{self, LocalUser};
 use crate::audit::Spool;
 use crate::clock;
 use crate::config::Config;
 use crate::demo;
 use crate::domain::{Action, AuditRecord, FirmId, FrozenPermissions, KeyId, KeyName, KeyNamespace, KeyRecord, KeySecret, KeyState, UserId};
+use crate::signing::{KeyRing, SigningKey};
 use crate::store::{Creation, NewKey, Store, StoreError};
 
 use super::start::Started;
+
+/// How long the demo's user stays signed in to the page: a day at work.
+const SESSION_LIFE: Duration = Duration::from_secs(12 * 3_600);
 
 /// Prints where everything is; in the demo also how to begin.
 pub(super) async fn show(started: &Started, config: &Config, program: &str) {
@@ -28,10 +35,30 @@ pub(super) async fn show(started: &Started, config: &Config, program: &str) {
         }
         Err(error) => println!("The demo's key could not be made: {error}\n"),
     }
+    if let Some(code) = sign_in_code(started, config) {
+        println!("To see keys and activity in a browser (this link works once, for ten minutes):\n");
+        println!("  {admin}/#code={code}\n");
+    }
     let permissions: String = demo::PERMISSIONS.iter().map(|name| format!(" --permission '{name}'")).collect();
     println!("To manage keys, in another terminal:\n");
     println!("  export ASSURE_ADMIN_TOKEN=$({program} token --firm {} --user {}{permissions})", demo::FIRM, demo::USER);
     println!("  {program} keys list\n");
+}
+
+/// What signs the demo's user in to the page, once. Without the local issuer there is nobody to sign in.
+fn sign_in_code(started: &Started, config: &Config) -> Option<String> {
+    if !config.admin.auth.local_issuer {
+        return None;
+    }
+    let keys = KeyRing::new(vec![SigningKey::load(&local::key_file(config)).ok()?]).ok()?;
+    let user = LocalUser {
+        firm: FirmId::parse(demo::FIRM).expect("the demo's firm id is valid"),
+        user: UserId::parse(demo::USER).expect("the demo's user id is valid"),
+        name: Some(demo::USER_NAME.to_owned()),
+        permissions: demo::PERMISSIONS.map(str::to_owned).to_vec(),
+    };
+    let token = local::sign(&keys, &config.admin.auth.claims, &user, clock::wall_now(), SESSION_LIFE);
+    Some(started.links.issue(token))
 }
 
 /// Makes the demo firm's first key, unless it ever had one.
@@ -59,7 +86,7 @@ fn record(firm: FirmId, secret: &KeySecret) -> KeyRecord {
         prefix: secret.display_prefix().into(),
         firm_id: firm,
         creator: UserId::parse(demo::USER).expect("the demo's user id is valid"),
-        creator_name: None,
+        creator_name: Some(demo::USER_NAME.into()),
         permissions: FrozenPermissions::freeze(demo::PERMISSIONS),
         created_at: clock::wall_now(),
         state: KeyState::Live,

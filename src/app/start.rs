@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::auth::SignInLinks;
 use crate::admin::{self, AdminState};
 use crate::audit::{self, Spool};
 use crate::clock;
@@ -58,6 +59,8 @@ pub struct Started {
     pub listeners: Listeners,
     /// The metrics.
     pub metrics: Metrics,
+    /// Links that sign somebody in to the page.
+    pub links: Arc<SignInLinks>,
     /// Lets followers of the log go, so that the admin listener need not wait for them.
     pub followers_end: CancellationToken,
     /// Ends the shipping, after everything else has ended.
@@ -162,6 +165,7 @@ async fn start(config: &Config) -> Result<Started, StartError> {
         tasks: tasks.clone(),
     });
     let admin = Arc::new(ArcSwap::from_pointee(admin::Settings::new(config, spool.replica().clone(), &tasks, None)?));
+    let links = Arc::new(SignInLinks::default());
     let state = AdminState {
         store: store.clone(),
         coherence: coherence.clone(),
@@ -169,6 +173,7 @@ async fn start(config: &Config) -> Result<Started, StartError> {
         settings: admin.clone(),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
+        links: links.clone(),
         draining: CancellationToken::new(),
     };
     let followers_end = state.draining.clone();
@@ -188,6 +193,7 @@ async fn start(config: &Config) -> Result<Started, StartError> {
         store,
         listeners,
         metrics,
+        links,
         followers_end,
         shipping: (shipping, end_shipping),
     })

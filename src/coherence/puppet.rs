@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 use crate::domain::{FirmId, FirmTag, KeyDigest, KeyId, KeyRecord, ReplicaId, Sequence};
 use crate::store::{
-    ActivityPage, ActivityQuery, AuditBatch, Creation, Epoch, Found, Invalidations, KeyView, NewKey, Partition, PermitRequest, Permits,
-    RecalledKey, Renewal, RenewalRequest, Revocation, RevokeRequest, Safeguard, SessionState, Sessions, Store, StoreError,
+    ActivityPage, ActivityQuery, AuditBatch, Creation, Epoch, Found, Invalidations, KeyView, KnownUser, NewKey, Partition, PermitRequest,
+    Permits, RecalledKey, Renewal, RenewalRequest, Revocation, RevokeRequest, Safeguard, SessionState, Sessions, Store, StoreError,
     StoreIncarnation, Trust,
 };
 
@@ -134,6 +134,14 @@ impl Store for Puppet {
     }
 
     fn permits(&self, _request: PermitRequest) -> BoxFuture<'_, Result<Permits, StoreError>> {
+        unasked()
+    }
+
+    fn note_user(&self, _firm: FirmId, _user: KnownUser) -> BoxFuture<'_, Result<(), StoreError>> {
+        unasked()
+    }
+
+    fn users(&self, _firm: FirmId) -> BoxFuture<'_, Result<Vec<KnownUser>, StoreError>> {
         unasked()
     }
 

@@ -201,7 +201,17 @@ fn check_admin(admin: &Admin, checks: &mut Checks<'_>) {
             "expected http:// or https://, a host and perhaps a port, and nothing else, like https://keys.example.com",
         );
     }
+    let is_wrong = |origin: &String| !is_origin(origin) || !is_plain(origin);
+    for (number, _) in admin.frame_ancestors.iter().enumerate().filter(|(_, origin)| is_wrong(origin)) {
+        let problem = "expected the origin of a dashboard, like https://app.example.com, without a path";
+        checks.refuse(&at("admin.frame_ancestors").item(number), problem);
+    }
     check_auth(&admin.auth, checks);
+}
+
+/// Whether an origin can stand in a header as browsers spell it: no slash at its end, nothing that parts a list.
+fn is_plain(origin: &str) -> bool {
+    !origin.ends_with('/') && origin.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b':' | b'/' | b'[' | b']'))
 }
 
 fn is_origin(url: &str) -> bool {

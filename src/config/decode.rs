@@ -18,7 +18,7 @@ use super::mistakes::{Finding, suggestion};
 use super::position::Part;
 
 /// What would be right where serde's own words would not say it.
-const WANTED: [(&str, &str); 26] = [
+const WANTED: [(&str, &str); 27] = [
     ("edge.listen", "an address like 127.0.0.1:8080, or a list of them"),
     ("admin.listen", "an address like 127.0.0.1:8081, or a list of them"),
     ("ops.listen", "an address like 127.0.0.1:9090, or a list of them"),
@@ -26,6 +26,7 @@ const WANTED: [(&str, &str); 26] = [
     ("admin.tls", "{ certificate: FILE, private_key: FILE }"),
     ("edge.trusted_proxies", "a list of networks like [10.0.0.0/8, 127.0.0.1/32]"),
     ("edge.trusted_proxies[]", "a network like 10.0.0.0/8 or 127.0.0.1/32"),
+    ("admin.frame_ancestors", "a list of origins like [https://app.example.com]"),
     ("admin.auth.issuers", "a list of { issuer: ..., audience: ..., jwks: ... }"),
     ("admin.auth.issuers[]", "{ issuer: ..., audience: ..., jwks: ... }"),
     ("admin.auth.issuers[].jwks", "{ file: PATH } or { url: https://... }"),

@@ -143,13 +143,21 @@ pub struct Admin {
     pub tls: Option<Tls>,
     /// The address under which people reach the admin listener; its host is the only one, beside loopback names, that requests may name.
     pub public_url: Option<String>,
+    /// Origins of dashboards, like https://app.example.com: they may show the API keys page in a frame and sign people in to it.
+    pub frame_ancestors: Vec<String>,
     /// Whose tokens are believed.
     pub auth: Auth,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: Listen::One(SocketAddr::from(([127, 0, 0, 1], 8081))), tls: None, public_url: None, auth: Auth::default() }
+        Self {
+            listen: Listen::One(SocketAddr::from(([127, 0, 0, 1], 8081))),
+            tls: None,
+            public_url: None,
+            frame_ancestors: Vec::new(),
+            auth: Auth::default(),
+        }
     }
 }
 

@@ -17,6 +17,8 @@ pub use upstream::{DemoUpstream, answer};
 pub const FIRM: &str = "demo-firm";
 /// The user who creates the demo's first key.
 pub const USER: &str = "demo-user";
+/// What that user is called.
+pub const USER_NAME: &str = "Demo user";
 /// What that user may do.
 pub const PERMISSIONS: [&str; 4] = ["Edit clients", "Edit firm settings", "View clients", "View firm settings"];
 /// What the demo's first key is called.

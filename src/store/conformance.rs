@@ -122,6 +122,8 @@ promises! {
     followers_miss_no_late_record
     old_records_are_trimmed
     uses_are_told_of_keys
+    uses_are_counted_by_the_hour_of_a_day
+    the_newest_word_on_a_user_is_kept
     a_window_grants_exactly_its_limit
     a_late_report_gives_back_what_was_not_used
     firms_whose_names_begin_alike_are_kept_apart
@@ -628,6 +630,52 @@ async fn uses_are_told_of_keys(subject: &Subject) {
     assert_eq!(view().await.last_use, Some(last_use.clone()), "the newest that was allowed");
     assert_eq!(view().await.seen_with, ["tool:curl", "tool:zapier", "network:127.0.0.0/24", "network:203.0.113.0/24"]);
     assert_eq!(store.keys(firm("firm-1")).await.unwrap()[0].last_use, Some(last_use));
+}
+
+async fn uses_are_counted_by_the_hour_of_a_day(subject: &Subject) {
+    let store = subject.open();
+    let (key, _) = created(&store, new_key("firm-1", "ann")).await;
+    let now = hour_of(clock::wall_now());
+    let used = async |sequences: RangeInclusive<u64>, hour: u64| {
+        let mut records = uses(sequences);
+        for record in &mut records {
+            record.key_id = key.id;
+            record.time = Timestamp::from_micros(i64::try_from(hour * 3_600_000_000).unwrap() + 5);
+        }
+        records[0].outcome = Outcome::Refused("rate_limited");
+        ship(&store, Uuid::from_u128(1), records).await.unwrap();
+        store.key(firm("firm-1"), key.id).await.unwrap().unwrap().hours.iter().map(|hour| (hour.hour, hour.count)).collect::<Vec<_>>()
+    };
+    assert_eq!(used(1..=4, now - 23).await, [(now - 23, 3)], "what was refused is no use");
+    assert_eq!(used(5..=7, now).await, [(now - 23, 3), (now, 2)]);
+    assert_eq!(used(8..=9, now - 23).await, [(now - 23, 4), (now, 2)], "records may come late");
+    assert_eq!(used(10..=12, now + 1).await, [(now, 2), (now + 1, 2)], "the oldest hour has left the day");
+    assert_eq!(used(13..=14, now - 23).await, [(now, 2), (now + 1, 2)], "and what comes too late does not bring it back");
+}
+
+async fn the_newest_word_on_a_user_is_kept(subject: &Subject) {
+    let store = subject.open();
+    let known = |user: &str, seconds: i64, standing: Standing| KnownUser {
+        user: UserId::parse(user).unwrap(),
+        name: Some("Né \"Ann\"".into()),
+        standing,
+        permissions: FrozenPermissions::freeze(["View clients"]),
+        as_of: Timestamp::from_micros(seconds * 1_000_000),
+    };
+    let users = async |firm_id: &str| {
+        let mut users = store.users(firm(firm_id)).await.unwrap();
+        users.sort_by_key(|known| known.user.to_string());
+        users
+    };
+    assert!(users("firm-1").await.is_empty());
+    for user in [known("ann", 10, Standing::Active), known("ann", 20, Standing::Left), known("ann", 15, Standing::Active)] {
+        store.note_user(firm("firm-1"), user).await.unwrap();
+    }
+    store.note_user(firm("firm-1"), known("bob", 1, Standing::Active)).await.unwrap();
+    assert_eq!(users("firm-1").await, [known("ann", 20, Standing::Left), known("bob", 1, Standing::Active)]);
+    assert!(users("firm-2").await.is_empty());
+    store.note_user(firm("firm-1"), known("ann", 20, Standing::Active)).await.unwrap();
+    assert_eq!(users("firm-1").await[0].standing, Standing::Active, "the later of two of one second");
 }
 
 /// Takes permits and uses them all until the window is full; answers how many there were and when there will be more.

@@ -11,7 +11,7 @@ use crate::domain::{FirmId, FirmTag, KeyDigest, KeyId, Sequence};
 use crate::metrics::Metrics;
 
 use super::{
-    ActivityPage, ActivityQuery, AuditBatch, Creation, Epoch, Found, Health, KeyView, NewKey, Partition, PermitRequest, Permits,
+    ActivityPage, ActivityQuery, AuditBatch, Creation, Epoch, Found, Health, KeyView, KnownUser, NewKey, Partition, PermitRequest, Permits,
     RecalledKey, Renewal, RenewalRequest, Revocation, RevokeRequest, Safeguard, SessionState, Sessions, Store, StoreError,
     StoreIncarnation,
 };
@@ -111,6 +111,14 @@ impl Store for MeteredStore {
 
     fn keys(&self, firm: FirmId) -> BoxFuture<'_, Result<Vec<KeyView>, StoreError>> {
         self.timed("keys", self.inner.keys(firm))
+    }
+
+    fn note_user(&self, firm: FirmId, user: KnownUser) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.timed("note_user", self.inner.note_user(firm, user))
+    }
+
+    fn users(&self, firm: FirmId) -> BoxFuture<'_, Result<Vec<KnownUser>, StoreError>> {
+        self.timed("users", self.inner.users(firm))
     }
 
     fn ship(&self, batch: AuditBatch) -> BoxFuture<'_, Result<Sequence, StoreError>> {

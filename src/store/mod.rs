@@ -15,6 +15,7 @@
 
 pub mod embedded;
 mod health;
+mod known_users;
 mod metered;
 pub mod moving;
 mod redis;
@@ -25,9 +26,12 @@ mod written;
 mod conformance;
 
 pub use health::Health;
+pub use known_users::{KnownUser, Standing};
 pub use metered::MeteredStore;
 pub use redis::RedisStore;
 use redis::moving as redis_moving;
+pub use uses::HourOfUse;
+pub(crate) use uses::{HOURS_KEPT, hour_of};
 
 use std::time::Duration;
 
@@ -301,6 +305,8 @@ pub struct KeyView {
     /// Distinct tools (`tool:` and a User-Agent's product name) and networks (`network:` and a prefix) seen in the last
     /// 30 days, at most 8 of each kept.
     pub seen_with: Vec<String>,
+    /// How often it was used in each hour of its last day of use, oldest first; hours without uses are absent.
+    pub hours: Vec<HourOfUse>,
 }
 
 /// Closed records of one spool, in sequence order without gaps.
@@ -437,6 +443,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// All keys of a firm, revoked ones included, oldest first.
     fn keys(&self, firm: FirmId) -> BoxFuture<'_, Result<Vec<KeyView>, StoreError>>;
+
+    /// Keeps what is now known of a user. What is older than what is known already changes nothing.
+    fn note_user(&self, firm: FirmId, user: KnownUser) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// The users of a firm of whom something is known, in no order.
+    fn users(&self, firm: FirmId) -> BoxFuture<'_, Result<Vec<KnownUser>, StoreError>>;
 
     /// Takes a batch of a spool's records into the log; answers the last sequence it now holds (protocol 3).
     fn ship(&self, batch: AuditBatch) -> BoxFuture<'_, Result<Sequence, StoreError>>;

@@ -13,6 +13,8 @@ use crate::domain::Timestamp;
 pub(super) const SEEN_MAX: usize = 8;
 /// How long a tool or network is remembered after it was last seen.
 pub(super) const SEEN_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Hours of which uses are counted: a day, the running one included.
+pub(crate) const HOURS_KEPT: usize = 24;
 /// Longest tool name kept; a User-Agent may be anything.
 const TOOL_CHARS_MAX: usize = 64;
 
@@ -22,6 +24,9 @@ pub(crate) struct KeyUses {
     pub(crate) last: Option<LastUse>,
     pub(crate) tools: Vec<Seen>,
     pub(crate) networks: Vec<Seen>,
+    /// Oldest first, at most [`HOURS_KEPT`]; hours without uses are absent.
+    #[serde(default)]
+    pub(crate) hours: Vec<HourOfUse>,
 }
 
 /// Something a key was used with, and when last.
@@ -29,6 +34,31 @@ pub(crate) struct KeyUses {
 pub(crate) struct Seen {
     pub(crate) what: String,
     pub(crate) at: Timestamp,
+}
+
+/// How often a key was used within one hour.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HourOfUse {
+    /// Hours since 1970.
+    pub hour: u64,
+    /// Uses that were allowed.
+    pub count: u64,
+}
+
+/// The hour in which a moment lies; the first for what is before 1970.
+pub(crate) fn hour_of(at: Timestamp) -> u64 {
+    u64::try_from(at.seconds() / 3_600).unwrap_or(0)
+}
+
+/// Adds uses to an hour, and forgets hours that are over a day older than the newest.
+pub(super) fn count_hour(hours: &mut Vec<HourOfUse>, counted: HourOfUse) {
+    match hours.iter_mut().find(|known| known.hour == counted.hour) {
+        Some(known) => known.count = known.count.saturating_add(counted.count),
+        None => hours.push(counted),
+    }
+    hours.sort_unstable_by_key(|known| known.hour);
+    let newest = hours.last().map_or(0, |known| known.hour);
+    hours.retain(|known| known.hour.saturating_add(HOURS_KEPT as u64) > newest);
 }
 
 /// The product name of a User-Agent (RFC 9110 section 10.1.5): what stands before the first `/` or space.

@@ -30,6 +30,7 @@ mod limits;
 mod model;
 mod moving;
 mod ops;
+mod page;
 mod policy;
 mod redis_away;
 mod redis_start;

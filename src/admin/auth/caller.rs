@@ -1,13 +1,14 @@
 //! The proof that a request is a user's, and what that user may do.
 //!
-//! `Caller` is made only from a token that was verified; `Viewer` and `Editor` only from a caller whose token
+//! `Caller` is made only from a token that was verified, whether it came as a bearer or in the page's cookie; `Viewer` and `Editor` only from a caller whose token
 //! carries the permission. Handlers ask for one of them as an argument, so that none can forget the check (K15).
 
 use axum::extract::FromRequestParts;
 use http::header;
 use http::request::Parts;
 
-use super::TokenFault;
+use super::{TokenFault, cookie};
+use crate::admin::Settings;
 use crate::admin::problem::Problem;
 use crate::admin::server::Shared;
 use crate::domain::{FirmId, FrozenPermissions, Timestamp, UserId};
@@ -19,6 +20,7 @@ pub(crate) struct Caller {
     user: UserId,
     name: Option<Box<str>>,
     permissions: FrozenPermissions,
+    issued: Timestamp,
     expires: Timestamp,
 }
 
@@ -30,8 +32,14 @@ pub(crate) struct Editor(pub(crate) Caller);
 
 impl Caller {
     /// Called by the verifier alone.
-    pub(super) fn new(firm: FirmId, user: UserId, name: Option<Box<str>>, permissions: FrozenPermissions, expires: Timestamp) -> Self {
-        Self { firm, user, name, permissions, expires }
+    pub(super) fn new(
+        firm: FirmId,
+        user: UserId,
+        name: Option<Box<str>>,
+        permissions: FrozenPermissions,
+        (issued, expires): (Timestamp, Timestamp),
+    ) -> Self {
+        Self { firm, user, name, permissions, issued, expires }
     }
 
     /// The firm whose data this caller sees, and no other's (K10).
@@ -54,6 +62,11 @@ impl Caller {
         &self.permissions
     }
 
+    /// When the token was issued, and so what it says was true.
+    pub(crate) fn issued(&self) -> Timestamp {
+        self.issued
+    }
+
     /// When the token ends.
     pub(crate) fn expires(&self) -> Timestamp {
         self.expires
@@ -64,17 +77,29 @@ impl FromRequestParts<Shared> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
-        let token = bearer(parts)?;
         let settings = shared.settings();
-        settings.verifier.verify(token, crate::clock::wall_now()).await.map_err(|fault| {
-            tracing::debug!(%fault, "a token was refused");
-            match fault {
-                TokenFault::Expired => Problem::TokenExpired,
-                TokenFault::IssuerUnavailable => Problem::IssuerUnavailable,
-                _ => Problem::TokenInvalid,
+        // A token that is presented counts, whatever the browser adds.
+        let session = if parts.headers.contains_key(header::AUTHORIZATION) { None } else { settings.session.find(&parts.headers)? };
+        match session {
+            None => verified(&settings, bearer(parts)?).await,
+            Some(token) => {
+                cookie::check_site(&parts.method, &parts.headers)?;
+                verified(&settings, token).await
             }
-        })
+        }
     }
+}
+
+/// The caller that a token names.
+pub(crate) async fn verified(settings: &Settings, token: &str) -> Result<Caller, Problem> {
+    settings.verifier.verify(token, crate::clock::wall_now()).await.map_err(|fault| {
+        tracing::debug!(%fault, "a token was refused");
+        match fault {
+            TokenFault::Expired => Problem::TokenExpired,
+            TokenFault::IssuerUnavailable => Problem::IssuerUnavailable,
+            _ => Problem::TokenInvalid,
+        }
+    })
 }
 
 /// The token of the one Authorization header; two are refused, not chosen between.

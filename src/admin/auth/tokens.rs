@@ -160,11 +160,11 @@ impl Verifier {
         validation.validate_nbf = false;
         let claims =
             jsonwebtoken::decode::<Map<String, Value>>(token, key.decoding(), &validation).map_err(|_| TokenFault::Signature)?.claims;
-        let expires = check_times(&claims, now)?;
-        self.read_caller(&claims, expires)
+        let times = check_times(&claims, now)?;
+        self.read_caller(&claims, times)
     }
 
-    fn read_caller(&self, claims: &Map<String, Value>, expires: Timestamp) -> Result<Caller, TokenFault> {
+    fn read_caller(&self, claims: &Map<String, Value>, times: (Timestamp, Timestamp)) -> Result<Caller, TokenFault> {
         let text = |name: &str| claims.get(name).and_then(Value::as_str);
         let firm = text(&self.claims.firm).and_then(|text| FirmId::parse(text).ok()).ok_or(TokenFault::Claim("firm"))?;
         let user = text(&self.claims.user).and_then(|text| UserId::parse(text).ok()).ok_or(TokenFault::Claim("user"))?;
@@ -174,7 +174,7 @@ impl Verifier {
             Some(Value::String(name)) => Some(read_name(name)?).filter(|name| !name.is_empty()),
             Some(_) => return Err(TokenFault::Claim("name")),
         };
-        Ok(Caller::new(firm, user, name, permissions, expires))
+        Ok(Caller::new(firm, user, name, permissions, times))
     }
 }
 
@@ -233,8 +233,8 @@ fn decode_object(part: &str) -> Result<Map<String, Value>, TokenFault> {
     strict_json::parse(&bytes).map_err(|_| TokenFault::Malformed)
 }
 
-/// Checks `exp` and `nbf` (RFC 7519 sections 4.1.4 and 4.1.5); answers when the token ends.
-fn check_times(claims: &Map<String, Value>, now: Timestamp) -> Result<Timestamp, TokenFault> {
+/// Checks `exp` and `nbf` (RFC 7519 sections 4.1.4 and 4.1.5); answers when the token was issued and when it ends.
+fn check_times(claims: &Map<String, Value>, now: Timestamp) -> Result<(Timestamp, Timestamp), TokenFault> {
     let expires = numeric_date(claims.get("exp")).ok_or(TokenFault::Claim("exp"))?;
     let begins = numeric_date(claims.get("nbf")).ok_or(TokenFault::Claim("nbf"))?;
     if now >= expires.plus(LEEWAY) {
@@ -243,7 +243,9 @@ fn check_times(claims: &Map<String, Value>, now: Timestamp) -> Result<Timestamp,
     if now.plus(LEEWAY) < begins {
         return Err(TokenFault::NotYet);
     }
-    Ok(expires)
+    // `iat` is optional (RFC 7519 section 4.1.6); one of the future would be believed before all that follows.
+    let issued = numeric_date(claims.get("iat")).unwrap_or(begins).min(now);
+    Ok((issued, expires))
 }
 
 /// Seconds since 1970, possibly with a fraction, which is dropped (RFC 7519 section 2, NumericDate).
@@ -257,9 +259,13 @@ fn numeric_date(claim: Option<&Value>) -> Option<Timestamp> {
 }
 
 fn read_permissions(claim: Option<&Value>) -> Option<FrozenPermissions> {
-    let names = claim?.as_array().filter(|names| names.len() <= PERMISSIONS_MAX)?;
+    freeze_permissions(&claim?.as_array()?.iter().map(Value::as_str).collect::<Option<Vec<&str>>>()?)
+}
+
+/// What a user may do, if there are not too many names and each can be one.
+pub(crate) fn freeze_permissions(names: &[&str]) -> Option<FrozenPermissions> {
     let is_good = |name: &&str| !name.is_empty() && name.len() <= PERMISSION_BYTES_MAX && !name.chars().any(char::is_control);
-    names.iter().map(|name| name.as_str().filter(is_good)).collect::<Option<Vec<&str>>>().map(FrozenPermissions::freeze)
+    (names.len() <= PERMISSIONS_MAX && names.iter().all(is_good)).then(|| FrozenPermissions::freeze(names.iter().copied()))
 }
 
 fn read_name(name: &str) -> Result<Box<str>, TokenFault> {

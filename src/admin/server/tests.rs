@@ -75,6 +75,7 @@ impl World {
         let issuer = KeyRing::new(vec![SigningKey::load(&local::key_file(&config)).expect("made by the settings")]).expect("one key");
         let state = AdminState {
             draining: CancellationToken::new(),
+            links: Arc::default(),
             store,
             coherence,
             namespace: KeyNamespace::parse("assure").expect("a good namespace"),
@@ -417,13 +418,15 @@ async fn refusals_of_the_router_are_problems_too() {
 async fn the_page_and_the_document_need_no_token_and_whoami_does() {
     let world = World::new().await;
     let page = world.get("/", "").await;
-    assert!(page.status == 200 && page.text.contains("openapi.json"));
+    assert!(page.status == 200 && page.text.contains("/page/main.js"));
     let policy = page.headers["content-security-policy"].to_str().expect("text").to_owned();
     assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
     let document = world.get("/openapi.json", "").await;
-    assert_eq!(document.json()["paths"].as_object().map(serde_json::Map::len), Some(8));
+    assert_eq!(document.json()["paths"].as_object().map(serde_json::Map::len), Some(10));
     assert_eq!(world.get("/v1/whoami", "").await.status, 401);
-    let whoami = world.get("/v1/whoami", &world.token("firm-1", "user-1", &[VIEW])).await.json();
+    let mut whoami = world.get("/v1/whoami", &world.token("firm-1", "user-1", &[VIEW])).await.json();
+    assert!(whoami["expires_at"].as_str().is_some_and(|moment| moment.parse::<crate::domain::Timestamp>().is_ok()));
+    whoami.as_object_mut().expect("an object").remove("expires_at");
     assert_eq!(
         whoami,
         json!({ "user": "user-1", "firm": "firm-1", "name": "Ada", "permissions": [VIEW], "may": { "view": true, "edit": false } })

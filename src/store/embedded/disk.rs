@@ -21,7 +21,7 @@ const CACHE_BYTES: usize = 64 * 1024 * 1024;
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-const TABLES: [Definition; 15] = [
+const TABLES: [Definition; 16] = [
     schema::KEYS,
     schema::KEYS_BY_DIGEST,
     schema::KEYS_BY_FIRM,
@@ -30,6 +30,7 @@ const TABLES: [Definition; 15] = [
     schema::IDEMPOTENCY,
     schema::IDEMPOTENCY_BY_TIME,
     schema::KEY_USES,
+    schema::USERS,
     schema::ACTIVITY,
     schema::ACTIVITY_NEW,
     schema::ACTIVITY_BY_TIME,
@@ -121,7 +122,8 @@ fn open_database(path: &Path, opened: Result<Database, redb::DatabaseError>) -> 
 /// Refuses a layout that this version does not know, and makes what a new file lacks.
 fn prepare(database: &Database) -> Result<(), StoreError> {
     let change = database.begin_write().map_err(failed)?;
-    let is_new = change.list_tables().map_err(failed)?.next().is_none();
+    let present = change.list_tables().map_err(failed)?.count();
+    let is_new = present == 0;
     for table in TABLES {
         // Opened before the layout is known, but undone with `change` if it is not ours.
         change.open_table(table).map_err(failed)?;
@@ -129,7 +131,9 @@ fn prepare(database: &Database) -> Result<(), StoreError> {
     {
         let mut meta = change.open_table(schema::META).map_err(failed)?;
         match schema::number_in(&meta, schema::META_SCHEMA)? {
-            schema::SCHEMA => return Ok(()),
+            schema::SCHEMA if present >= TABLES.len() => return Ok(()),
+            // A file of an earlier version lacks only tables that were added since.
+            schema::SCHEMA => None,
             0 if is_new => meta.insert(schema::META_SCHEMA, schema::SCHEMA.to_be_bytes().as_slice()).map_err(failed)?,
             other => {
                 return Err(StoreError::Corrupt(format!("the store's layout is {other}; this program reads {} only", schema::SCHEMA)));

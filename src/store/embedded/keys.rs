@@ -114,7 +114,7 @@ pub(super) fn views(snapshot: &ReadTransaction, firm: &FirmId) -> Result<Vec<Key
 fn view_of(record: KeyRecord, key_uses: &impl ReadableTable<Raw, Raw>) -> Result<KeyView, StoreError> {
     let uses = schema::uses_in(key_uses, record.id)?;
     let seen_with = noted::seen_lately(&uses, clock::wall_now());
-    Ok(KeyView { record, last_use: uses.last, seen_with })
+    Ok(KeyView { record, last_use: uses.last, seen_with, hours: uses.hours })
 }
 
 /// What an earlier call with the same key id or Idempotency-Key created.

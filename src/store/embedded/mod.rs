@@ -18,6 +18,7 @@ mod pages;
 mod schema;
 #[cfg(test)]
 mod trials;
+mod users;
 mod windows;
 mod writer;
 
@@ -37,8 +38,9 @@ use self::pages::Start;
 use self::windows::Windows;
 use self::writer::{Mender, Operation, Writer, current_epoch};
 use super::{
-    ActivityPage, ActivityQuery, AuditBatch, Creation, Epoch, Found, KeyView, NewKey, Partition, PermitRequest, Permits, RecalledKey,
-    Renewal, RenewalRequest, Revocation, RevokeRequest, Safeguard, SessionState, Sessions, Store, StoreError, StoreIncarnation, Trust,
+    ActivityPage, ActivityQuery, AuditBatch, Creation, Epoch, Found, KeyView, KnownUser, NewKey, Partition, PermitRequest, Permits,
+    RecalledKey, Renewal, RenewalRequest, Revocation, RevokeRequest, Safeguard, SessionState, Sessions, Store, StoreError,
+    StoreIncarnation, Trust,
 };
 use crate::domain::window::WINDOW;
 use crate::domain::{FirmId, FirmTag, KeyDigest, KeyId, Sequence};
@@ -167,6 +169,14 @@ impl Store for EmbeddedStore {
 
     fn keys(&self, firm: FirmId) -> BoxFuture<'_, Result<Vec<KeyView>, StoreError>> {
         self.reader.read_much(move |snapshot| keys::views(snapshot, &firm)).boxed()
+    }
+
+    fn note_user(&self, firm: FirmId, user: KnownUser) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.writer.ask(|reply| Operation::NoteUser(Box::new((firm, user)), reply)).boxed()
+    }
+
+    fn users(&self, firm: FirmId) -> BoxFuture<'_, Result<Vec<KnownUser>, StoreError>> {
+        self.reader.read_much(move |snapshot| users::all(snapshot, &firm)).boxed()
     }
 
     fn ship(&self, batch: AuditBatch) -> BoxFuture<'_, Result<Sequence, StoreError>> {

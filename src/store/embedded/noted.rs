@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::domain::Timestamp;
 use crate::store::LastUse;
-use crate::store::uses::{KeyUses, SEEN_KEPT, SEEN_MAX, Seen, network_of, seen_with, tool_name};
+use crate::store::uses::{HourOfUse, KeyUses, SEEN_KEPT, SEEN_MAX, Seen, count_hour, hour_of, network_of, seen_with, tool_name};
 
 /// One use that was allowed.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +23,7 @@ pub(super) struct Noted<'a> {
     last: Option<Use<'a>>,
     tools: Newest<&'a str>,
     networks: Newest<IpNet>,
+    hours: Vec<HourOfUse>,
 }
 
 impl<'a> Noted<'a> {
@@ -30,6 +31,11 @@ impl<'a> Noted<'a> {
     pub(super) fn note(&mut self, one: Use<'a>) {
         if self.last.is_none_or(|last| last.at <= one.at) {
             self.last = Some(one);
+        }
+        let hour = hour_of(one.at);
+        match self.hours.last_mut().filter(|last| last.hour == hour) {
+            Some(last) => last.count += 1,
+            None => self.hours.push(HourOfUse { hour, count: 1 }),
         }
         self.tools.note(one.user_agent.and_then(tool_name), one.at);
         self.networks.note(one.client_ip.and_then(network_of), one.at);
@@ -41,6 +47,7 @@ impl<'a> Noted<'a> {
             let text = |text: Option<&str>| text.map(str::to_owned);
             uses.last = Some(LastUse { at: last.at, user_agent: text(last.user_agent), client_ip: text(last.client_ip) });
         }
+        self.hours.iter().for_each(|counted| count_hour(&mut uses.hours, *counted));
         self.tools.0.iter().for_each(|(tool, at)| note_seen(&mut uses.tools, (*tool).to_owned(), *at));
         self.networks.0.iter().for_each(|(network, at)| note_seen(&mut uses.networks, network.to_string(), *at));
     }

@@ -8,7 +8,8 @@
 //!   live_by_creator     firm | user | id          → nothing
 //!   idempotency         firm | user | text        → id, time
 //!   idempotency_by_time time | key of the above   → nothing
-//!   key_uses            id                        → version, last use, what it was seen with
+//!   key_uses            id                        → version, last use, what it was seen with, how often in each hour
+//!   users               firm | user               → version, JSON: what is known of them
 //!   activity            firm | first arrival         → version, the records of a block
 //!   activity_new        first arrival                → firm, newest, first arrival      blocks not yet in the next two
 //!   activity_by_time    firm | newest | first arrival → how many records
@@ -30,7 +31,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::domain::{FirmId, KeyDigest, KeyId, KeyRecord, Timestamp, UserId};
-use crate::store::uses::{KeyUses, Seen};
+use crate::store::uses::{HourOfUse, KeyUses, Seen};
 use crate::store::written::WrittenKey;
 use crate::store::{LastUse, StoreError};
 
@@ -46,6 +47,7 @@ pub(super) const LIVE_BY_CREATOR: Definition = TableDefinition::new("live_by_cre
 pub(super) const IDEMPOTENCY: Definition = TableDefinition::new("idempotency");
 pub(super) const IDEMPOTENCY_BY_TIME: Definition = TableDefinition::new("idempotency_by_time");
 pub(super) const KEY_USES: Definition = TableDefinition::new("key_uses");
+pub(super) const USERS: Definition = TableDefinition::new("users");
 pub(super) const ACTIVITY: Definition = TableDefinition::new("activity");
 pub(super) const ACTIVITY_NEW: Definition = TableDefinition::new("activity_new");
 pub(super) const ACTIVITY_BY_TIME: Definition = TableDefinition::new("activity_by_time");
@@ -245,7 +247,8 @@ pub(super) fn write_uses(uses: &KeyUses) -> Vec<u8> {
         spelling.optional(last.client_ip.as_deref(), Spelling::text)
     };
     let spelling = Spelling::default().raw(&[VALUE_VERSION]).optional(uses.last.as_ref(), last);
-    write_seen(write_seen(spelling, &uses.tools), &uses.networks).0
+    let spelling = write_seen(write_seen(spelling, &uses.tools), &uses.networks);
+    uses.hours.iter().fold(spelling, |spelling, hour| spelling.number(hour.hour).number(hour.count)).0
 }
 
 fn write_seen(spelling: Spelling, seen: &[Seen]) -> Spelling {
@@ -259,7 +262,13 @@ pub(super) fn read_uses(bytes: &[u8]) -> Result<KeyUses, StoreError> {
     let text = |reading: &mut Reading<'_>| reading.text().map(str::to_owned);
     let last = reading
         .optional(|reading| Ok(LastUse { at: reading.time()?, user_agent: reading.optional(text)?, client_ip: reading.optional(text)? }))?;
-    Ok(KeyUses { last, tools: read_seen(&mut reading)?, networks: read_seen(&mut reading)? })
+    let (tools, networks) = (read_seen(&mut reading)?, read_seen(&mut reading)?);
+    // Earlier versions wrote no hours.
+    let mut hours = Vec::new();
+    while !reading.rest().is_empty() {
+        hours.push(HourOfUse { hour: reading.number()?, count: reading.number()? });
+    }
+    Ok(KeyUses { last, tools, networks, hours })
 }
 
 fn read_seen(reading: &mut Reading<'_>) -> Result<Vec<Seen>, StoreError> {
@@ -351,7 +360,7 @@ mod tests {
                 user_agent: user_agent.clone(),
                 client_ip: texts[9].clone(),
             };
-            let uses = KeyUses { last: texts[8].as_ref().map(|_| last(&texts[7])), tools: seen(&texts[..3]), networks: seen(&texts[3..7]) };
+            let uses = KeyUses { last: texts[8].as_ref().map(|_| last(&texts[7])), tools: seen(&texts[..3]), networks: seen(&texts[3..7]), hours: vec![HourOfUse { hour: 7, count: 9 }] };
             prop_assert_eq!(read_uses(&write_uses(&uses)).ok(), Some(uses));
         }
     }

@@ -17,9 +17,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::disk::{Disk, failed};
 use super::news::News;
 use super::schema::{self, Definition, Raw};
-use super::{activity, keys};
-use crate::domain::{BootInstant, KeyDigest, Sequence};
-use crate::store::{AuditBatch, Creation, NewKey, Revocation, RevokeRequest, StoreError};
+use super::{activity, keys, users};
+use crate::domain::{BootInstant, FirmId, KeyDigest, Sequence};
+use crate::store::{AuditBatch, Creation, KnownUser, NewKey, Revocation, RevokeRequest, StoreError};
 use crate::{clock, tasks};
 
 /// Operations of one commit: one fsync serves them all, and none waits for long.
@@ -38,6 +38,7 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 pub(super) enum Operation {
     Create(Box<NewKey>, Reply<Creation>),
     Revoke(Box<RevokeRequest>, Reply<Revocation>),
+    NoteUser(Box<(FirmId, KnownUser)>, Reply<()>),
     Ship(AuditBatch, Reply<Sequence>),
     /// A reader found this generation of the file broken.
     Reopen(u64),
@@ -188,6 +189,7 @@ impl Worker {
         match operation {
             Operation::Create(key, reply) => answer(reply, keys::create(change, *key)),
             Operation::Revoke(request, reply) => answer(reply, keys::revoke(change, *request)),
+            Operation::NoteUser(noted, reply) => answer(reply, users::note(change, &noted.0, &noted.1)),
             Operation::Ship(batch, reply) => answer(reply, activity::ship(change, batch, &mut self.trimmer)),
             Operation::Reopen(_) => (None, None),
         }
@@ -214,6 +216,7 @@ fn refuse(operation: Operation, error: &StoreError) {
     match operation {
         Operation::Create(_, reply) => drop(reply.send(Err(error))),
         Operation::Revoke(_, reply) => drop(reply.send(Err(error))),
+        Operation::NoteUser(_, reply) => drop(reply.send(Err(error))),
         Operation::Ship(_, reply) => drop(reply.send(Err(error))),
         Operation::Reopen(_) => {}
     }
@@ -229,6 +232,7 @@ pub(super) struct Change<'txn> {
     pub(super) idempotency: Rows<'txn>,
     pub(super) idempotency_by_time: Rows<'txn>,
     pub(super) key_uses: Rows<'txn>,
+    pub(super) users: Rows<'txn>,
     pub(super) activity: Rows<'txn>,
     pub(super) activity_new: Rows<'txn>,
     pub(super) activity_by_time: Rows<'txn>,
@@ -259,6 +263,7 @@ impl<'txn> Change<'txn> {
             idempotency: rows(schema::IDEMPOTENCY)?,
             idempotency_by_time: rows(schema::IDEMPOTENCY_BY_TIME)?,
             key_uses: rows(schema::KEY_USES)?,
+            users: rows(schema::USERS)?,
             activity: rows(schema::ACTIVITY)?,
             activity_new: rows(schema::ACTIVITY_NEW)?,
             activity_by_time: rows(schema::ACTIVITY_BY_TIME)?,

@@ -14,13 +14,15 @@ use crate::clock;
 use crate::domain::{
     Action, AuditRecord, FirmId, FirmTag, FrozenPermissions, KeyDigest, KeyId, KeyName, KeyRecord, KeyState, ReplicaId, Timestamp, UserId,
 };
-use crate::store::uses::{SEEN_KEPT, seen_with};
+use crate::store::uses::{HOURS_KEPT, HourOfUse, SEEN_KEPT, count_hour, seen_with};
 use crate::store::{Creation, Epoch, Found, KeyView, LastUse, NewKey, Revocation, RevokeRequest, StoreError};
 
 /// Fields and values as Redis answers them.
 pub(super) type Fields = HashMap<String, String>;
 /// A key's record, uses, tools and networks, as the script answers them.
 type RawView = (Fields, Fields, Vec<String>, Vec<String>);
+/// What the fields of hours begin with, in the hash of a key's uses; SHIP writes them too.
+const HOUR: &str = "hour";
 /// Who is said to have revoked a key whose revocation the store forgot and a gateway remembered.
 const REASSERTED_BY: &str = "assure-gateway";
 
@@ -142,7 +144,12 @@ async fn views_of(store: &RedisStore, firm: &FirmId, which: [String; 2]) -> Resu
     let raw: Vec<RawView> = store.connections.bulk().call(&schema::VIEWS, &[names.of_firm(firm, "keys")], &arguments).await?;
     raw.into_iter()
         .map(|(record, uses, tools, networks)| {
-            Ok(KeyView { record: read_record(&record)?, last_use: last_use(&uses)?, seen_with: seen_with(tools, networks) })
+            Ok(KeyView {
+                record: read_record(&record)?,
+                last_use: last_use(&uses)?,
+                seen_with: seen_with(tools, networks),
+                hours: hours(&uses)?,
+            })
         })
         .collect()
 }
@@ -151,6 +158,21 @@ pub(super) fn last_use(uses: &Fields) -> Result<Option<LastUse>, StoreError> {
     let text = |name: &str| uses.get(name).filter(|text| !text.is_empty()).cloned();
     let Some(at) = text("at") else { return Ok(None) };
     Ok(Some(LastUse { at: time(&at)?, user_agent: text("user_agent"), client_ip: text("client_ip") }))
+}
+
+/// The hours of the last day of use; those before it are still in their places, and left out.
+pub(super) fn hours(uses: &Fields) -> Result<Vec<HourOfUse>, StoreError> {
+    let mut hours = Vec::new();
+    for (_, text) in uses.iter().filter(|(name, _)| name.starts_with(HOUR)) {
+        let (hour, count) = text.split_once(' ').ok_or_else(|| corrupt("an hour of use has no count"))?;
+        count_hour(&mut hours, HourOfUse { hour: number(hour)?, count: number(count)? });
+    }
+    Ok(hours)
+}
+
+/// The field of an hour, and its value.
+pub(super) fn write_hour(counted: &HourOfUse) -> [String; 2] {
+    [format!("{HOUR}{}", counted.hour % HOURS_KEPT as u64), format!("{} {}", counted.hour, counted.count)]
 }
 
 /// Fields and values but for the creation's time, which is the store's.

@@ -16,7 +16,7 @@ pub(super) static MARK: LazyLock<Script> = LazyLock::new(|| guarded("return redi
 /// age kept in µs or nothing, up to where the spool has lost what is not here, first and last sequence of the batch, of
 /// which this partition has only its own records; number of those, each packed; number of firms, each: firm, number of
 /// blocks, each with its newest time before it; number of keys used, each: time, agent, address, number of tools, each with its time
-/// before it, the same of networks. Answers `taken` and the mark; or, having left nothing, `partly` and the mark where some were
+/// before it, the same of networks, number of hours, each with its uses. Answers `taken` and the mark; or, having left nothing, `partly` and the mark where some were
 /// taken before, or `gap` and the mark where some are missing (protocol 3).
 pub(super) static SHIP: LazyLock<Script> = LazyLock::new(|| {
     with_common(
@@ -64,6 +64,13 @@ if last > mark then
     at = at + 2
     note_seen(KEYS[key + 2])
     note_seen(KEYS[key + 3])
+    for counted = 1, tonumber(next_argument()) do
+      local hour, count = tonumber(next_argument()), tonumber(next_argument())
+      local name = 'hour' .. (hour % 24)
+      local kept, before = string.match(call('HGET', uses, name) or '', '^(%d+) (%d+)$')
+      if kept and tonumber(kept) == hour then count = count + tonumber(before) end
+      if not kept or tonumber(kept) <= hour then call('HSET', uses, name, text(hour) .. ' ' .. text(count)) end
+    end
     key = key + 3
   end
 end

@@ -29,6 +29,7 @@ mod settings;
 mod shipment;
 #[cfg(test)]
 pub(super) mod testing;
+mod users;
 mod window;
 
 use std::sync::Arc;
@@ -46,8 +47,9 @@ use self::schema::Names;
 use self::script::Script;
 use self::settings::Tolerance;
 use super::{
-    ActivityPage, ActivityQuery, AuditBatch, Creation, Epoch, Found, KeyView, NewKey, Partition, PermitRequest, Permits, RecalledKey,
-    Renewal, RenewalRequest, Revocation, RevokeRequest, Safeguard, SessionState, Sessions, Store, StoreError, StoreIncarnation,
+    ActivityPage, ActivityQuery, AuditBatch, Creation, Epoch, Found, KeyView, KnownUser, NewKey, Partition, PermitRequest, Permits,
+    RecalledKey, Renewal, RenewalRequest, Revocation, RevokeRequest, Safeguard, SessionState, Sessions, Store, StoreError,
+    StoreIncarnation,
 };
 use crate::config::{Redis, Revocations};
 use crate::domain::{FirmId, FirmTag, KeyDigest, KeyId, Sequence};
@@ -188,6 +190,14 @@ impl Store for RedisStore {
 
     fn keys(&self, firm: FirmId) -> BoxFuture<'_, Result<Vec<KeyView>, StoreError>> {
         async move { keys::views(self, &firm).await }.boxed()
+    }
+
+    fn note_user(&self, firm: FirmId, user: KnownUser) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move { users::note(self, &firm, &user).await }.boxed()
+    }
+
+    fn users(&self, firm: FirmId) -> BoxFuture<'_, Result<Vec<KnownUser>, StoreError>> {
+        async move { users::all(self, &firm).await }.boxed()
     }
 
     fn ship(&self, batch: AuditBatch) -> BoxFuture<'_, Result<Sequence, StoreError>> {

@@ -249,7 +249,7 @@ fn read_key((record, uses, tools, networks, counted): &RawKey) -> Result<MovedKe
     let seen = |pairs: &[(String, String)]| -> Result<Vec<Seen>, StoreError> {
         pairs.iter().map(|(what, at)| Ok(Seen { what: what.clone(), at: keys::time(at)? })).collect()
     };
-    let uses = KeyUses { last: keys::last_use(uses)?, tools: seen(tools)?, networks: seen(networks)? };
+    let uses = KeyUses { last: keys::last_use(uses)?, tools: seen(tools)?, networks: seen(networks)?, hours: keys::hours(uses)? };
     let counted: Option<Timestamp> = if counted.is_empty() { None } else { Some(keys::time(counted)?) };
     Ok(MovedKey::new(&keys::read_record(record)?, uses, counted))
 }
@@ -338,6 +338,10 @@ impl Batch {
             for seen in seen {
                 self.add(["ZADD", &names.of_key(what, key), &seen.at.micros().to_string(), &seen.what]);
             }
+        }
+        for counted in &uses.hours {
+            let [field, value] = keys::write_hour(counted);
+            self.add(["HSET", &names.of_key("uses", key), &field, &value]);
         }
     }
 

@@ -17,7 +17,9 @@
 //   firm:N:FIRM:log              blocks of records as they came (see `blocks`)
 //   firm:N:FIRM:times            newest time of a block → its id in the log
 //   firms                        firm → newest time of its oldest block, for trimming; +inf without one
-//   uses:KEY                     last use                 tools:KEY, networks:KEY   what it was seen with, by time
+//   firm:N:FIRM:users            user → as of when in µs, JSON: what is known of them
+//   uses:KEY                     last use, and of each hour of a day: hour, uses
+//                                                         tools:KEY, networks:KEY   what it was seen with, by time
 //   window:KEY                   uses: grant, first number, count → time of the last of them
 //   grants:KEY                   open grants, logical clock, number of uses in the window
 //   mark:SPOOL                   last sequence taken      spools                all of those
@@ -395,6 +397,21 @@ return views
 ",
     )
 });
+
+/// KEYS a firm's users. ARGV user, as of when in µs, what is known. What is older than what is there changes nothing.
+pub(super) static NOTE_USER: LazyLock<Script> = LazyLock::new(|| {
+    guarded(
+        r"
+local known = redis.call('HGET', KEYS[1], ARGV[1])
+if known and tonumber(string.match(known, '^%d+')) > tonumber(ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[3])
+return 1
+",
+    )
+});
+
+/// KEYS a firm's users. Answers them as they were noted.
+pub(super) static USERS: LazyLock<Script> = LazyLock::new(|| guarded("return redis.call('HVALS', KEYS[1])"));
 
 /// KEYS window, grants. ARGV limit, want, share, window and grant life in µs, the run that is trusted or nothing, then
 /// each report: id, number of groups of uses, each with its count and its last use. Another run may have forgotten

@@ -18,7 +18,7 @@ use super::corrupt;
 use super::schema::Names;
 use crate::domain::{Action, Field, FirmId, FirmTag, KeyId, Outcome, Timestamp, WrittenRecord};
 use crate::store::StoreError;
-use crate::store::uses::{network, tool};
+use crate::store::uses::{HourOfUse, hour_of, network, tool};
 
 /// An argument of a script.
 pub(super) enum Argument<'a> {
@@ -149,6 +149,7 @@ struct Uses<'a> {
     last: Option<&'a Told<'a>>,
     user_agents: HashMap<&'a str, i64>,
     client_ips: HashMap<&'a str, i64>,
+    hours: Vec<HourOfUse>,
 }
 
 impl<'a> Part<'a> {
@@ -198,6 +199,11 @@ impl<'a> Uses<'a> {
         if self.last.is_none_or(|last| last.micros <= told.micros) {
             self.last = Some(told);
         }
+        let hour = hour_of(Timestamp::from_micros(told.micros));
+        match self.hours.iter_mut().rev().find(|known| known.hour == hour) {
+            Some(known) => known.count += 1,
+            None => self.hours.push(HourOfUse { hour, count: 1 }),
+        }
         newer(&mut self.user_agents, told.user_agent, told.micros);
         newer(&mut self.client_ips, told.client_ip, told.micros);
     }
@@ -213,6 +219,8 @@ impl<'a> Uses<'a> {
             arguments.push(words.len().into());
             arguments.extend(words.into_iter().flat_map(|(word, micros)| [Argument::Time(micros), Argument::Text(word)]));
         }
+        arguments.push(self.hours.len().into());
+        arguments.extend(self.hours.iter().flat_map(|counted| [Argument::Number(counted.hour), Argument::Number(counted.count)]));
     }
 }
 

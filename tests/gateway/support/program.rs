@@ -39,6 +39,12 @@ pub(crate) fn node(script: &str) -> Command {
     with_script("node", prepared("ASSURE_TEST_NODE_FOLDER", "target/clients/node").join(script))
 }
 
+/// A file of an npm package that `tests/run` installed.
+#[track_caller]
+pub(crate) fn node_module(path: &str) -> PathBuf {
+    prepared("ASSURE_TEST_NODE_FOLDER", "target/clients/node").join("node_modules").join(path)
+}
+
 fn with_script(interpreter: impl AsRef<OsStr>, script: impl AsRef<Path>) -> Command {
     let mut command = Command::new(interpreter);
     command.arg(clients().join(script));
