@@ -29,7 +29,7 @@ pub(super) struct TellUser {
     status: CreatorStatus,
     /// What they may do now; needed where they are active.
     permissions: Option<Vec<String>>,
-    /// What they are called: at most 200 characters, none of them a control character.
+    /// What they are called, if that is to change: at most 200 characters, none of them a control character.
     #[schema(max_length = 200)]
     name: Option<String>,
 }
@@ -61,10 +61,14 @@ pub(super) async fn tell(
     body: StrictJson<TellUser>,
 ) -> Result<Json<User>, Problem> {
     let now = clock::wall_now();
-    let told = known(user, body.required()?)?;
+    let mut told = known(user.clone(), body.required()?)?;
     let views = shared.read("keys", shared.state.store.keys(caller.firm().clone())).await?;
-    let own: Vec<&KeyView> = live_keys_of(&views, &told.user).collect();
+    let own: Vec<&KeyView> = live_keys_of(&views, &user).collect();
     if !own.is_empty() {
+        if told.name.is_none() {
+            let known = shared.read("users", shared.state.store.users(caller.firm().clone())).await?;
+            told.name = known.into_iter().find(|known| known.user == told.user).and_then(|known| known.name);
+        }
         shared.read("note_user", shared.state.store.note_user(caller.firm().clone(), told.clone())).await?;
     }
     let keys = own.iter().map(|view| Key::show(view, std::slice::from_ref(&told), now)).collect();

@@ -66,6 +66,7 @@ pub(super) async fn execute(server: &Server, arguments: &ActivityArguments) -> R
     }
     terminal::print(&terminal::table(
         ["TIME", "ACTION", "OUTCOME", "KEY", "ACTOR", "REQUEST", "STATUS", "FROM", "TOOL", "REASON"],
+        &["ACTOR", "REASON", "STATUS", "TOOL", "FROM"],
         records.iter().map(row),
     ))
 }
@@ -79,7 +80,8 @@ async fn follow(server: &Server, arguments: &ActivityArguments, filters: &str) -
                 return terminal::print(&format!("{data}\n"));
             }
             let record: Value = serde_json::from_str(data).map_err(|_| Failure::new("the stream holds something that is not a record"))?;
-            terminal::print(&line(&record))
+            let line = line(&record);
+            terminal::print(&if text(&record, "outcome") == "allowed" { line } else { terminal::alarming(line.trim_end()) + "\n" })
         })
         .await
 }

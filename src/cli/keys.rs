@@ -131,7 +131,12 @@ async fn list(server: &Server, status: StatusFilter, creator: Option<&str>, form
             text(limits, "per_creator_max")
         );
         let rows = items(answer, "keys").iter().map(row);
-        terminal::table(["NAME", "PREFIX", "STATUS", "CREATED", "CREATOR", "LAST USED", "BY", "WARNINGS", "ID"], rows) + "\n" + &summary
+        terminal::table(
+            ["NAME", "PREFIX", "STATUS", "CREATED", "CREATOR", "LAST USED", "BY", "WARNINGS", "ID"],
+            &["ID", "CREATOR", "CREATED", "BY"],
+            rows,
+        ) + "\n"
+            + &summary
     })
 }
 

@@ -1,4 +1,4 @@
-//! What goes to the terminal: text that cannot command it, tables, questions.
+//! What goes to the terminal: text that cannot command it, tables as wide as it is, colours only where they are seen, questions.
 //!
 //! Names and user agents come from others; a control character among them could hide, move or overwrite what the
 //! reader sees, so it is written as an escape.
@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use comfy_table::Table;
+use comfy_table::{ContentArrangement, Table};
 
 use super::Failure;
 
@@ -42,15 +42,42 @@ pub(super) fn remark(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// A table with a head and without lines, for people.
-pub(super) fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
-    let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING).set_header(head);
-    for row in rows {
-        table.add_row(row.iter().map(|cell| plain(cell).into_owned()));
+/// A text in red, where colours are seen.
+pub(super) fn alarming(text: &str) -> String {
+    match anstream::AutoStream::choice(&io::stdout()) {
+        anstream::ColorChoice::Never => text.to_owned(),
+        _ => format!("\u{1b}[31m{text}\u{1b}[0m"),
     }
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
-    lines.concat()
+}
+
+/// A table with a head and without lines, for people. On a terminal that is too narrow, columns that can be spared are
+/// left out one by one, the first first; what is still too wide is broken within its cells.
+pub(super) fn table<const N: usize>(head: [&str; N], spared: &[&str], rows: impl Iterator<Item = [String; N]>) -> String {
+    let width = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|width| *width > 0);
+    fitted(width, head, spared, &rows.map(|row| row.map(|cell| plain(&cell).into_owned())).collect::<Vec<_>>())
+}
+
+fn fitted<const N: usize>(width: Option<usize>, head: [&str; N], spared: &[&str], rows: &[[String; N]]) -> String {
+    for count in 0..=spared.len() {
+        let left_out = spared.get(..count).unwrap_or_default();
+        let is_shown = |place: usize| head.get(place).is_some_and(|name| !left_out.contains(name));
+        let mut table = Table::new();
+        table
+            .load_style(comfy_table::presets::NOTHING)
+            .set_header(head.iter().enumerate().filter(|(place, _)| is_shown(*place)).map(|(_, name)| *name));
+        for row in rows {
+            table.add_row(row.iter().enumerate().filter(|(place, _)| is_shown(*place)).map(|(_, cell)| cell));
+        }
+        if let (Some(width), true) = (width, count == spared.len()) {
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(u16::try_from(width).unwrap_or(u16::MAX));
+        }
+        let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+        let is_fitting = width.is_none_or(|width| lines.iter().all(|line| line.chars().count() <= width));
+        if is_fitting || count == spared.len() {
+            return lines.iter().flat_map(|line| [line, "\n"]).collect();
+        }
+    }
+    String::new()
 }
 
 /// Asks a question that is answered with yes or no; no where nobody is there to answer.
@@ -84,7 +111,20 @@ mod tests {
     fn text_of_others_cannot_command_the_terminal() {
         assert_eq!(plain("MCP “server” é 🙂"), "MCP “server” é 🙂");
         assert_eq!(plain("a\u{1b}[2Jb\u{202e}c\r\n"), "a\\u{1b}[2Jb\\u{202e}c\\u{d}\\u{a}");
-        let table = table(["NAME"], [["a\u{1b}]0;x\u{7}".to_owned()]].into_iter());
+        let table = table(["NAME"], &[], [["a\u{1b}]0;x\u{7}".to_owned()]].into_iter());
         assert!(!table.contains('\u{1b}') && table.contains("NAME\n"), "{table}");
+    }
+
+    #[test]
+    fn a_table_is_as_wide_as_the_terminal_and_loses_first_what_can_be_spared() {
+        let rows = [["MCP server".to_owned(), "over a year old, never used".to_owned(), "0199d3a0-0000-7000-8000-000000000000".to_owned()]];
+        let fit = |width| fitted(width, ["NAME", "WARNINGS", "ID"], &["ID"], &rows);
+        assert!(fit(None).contains("0199d3a0-") && fit(Some(120)) == fit(None));
+        let narrow = fit(Some(50));
+        assert!(!narrow.contains("ID") && narrow.contains("over a year old, never used"), "{narrow}");
+        for width in [20, 30, 40] {
+            let broken = fit(Some(width));
+            assert!(broken.lines().all(|line| line.chars().count() <= width) && broken.contains("MCP"), "{broken}");
+        }
     }
 }

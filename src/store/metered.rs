@@ -1,4 +1,6 @@
 //! Any store, with the time and the errors of each call in the metrics, and the renewals' in its health.
+//!
+//! It changes no answer. A renewal that its caller gave up counts as failed, because a store that is frozen says nothing.
 
 use std::sync::Arc;
 

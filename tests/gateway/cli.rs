@@ -95,3 +95,48 @@ fn a_store_that_is_not_there_is_not_exported_and_not_made() {
     assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(1), true));
     assert!(program::text(&output.stderr).contains("there is no store in data") && !folder.path().join("data").exists());
 }
+
+/// What a command writes on a terminal of so many columns.
+fn on_a_terminal(gateway: &Gateway, token: &str, columns: u32, command: &str) -> String {
+    let line =
+        format!("stty cols {columns} rows 50; exec {} {command} --admin {}", env!("CARGO_BIN_EXE_assure-gateway"), gateway.admin_url());
+    // `script` gives it a terminal, as a person has one.
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::null());
+    program::output_of(script.env("ASSURE_ADMIN_TOKEN", token).env("TERM", "xterm").env_remove("NO_COLOR"))
+}
+
+#[test]
+fn tables_fit_the_terminal_and_colours_are_only_on_one() {
+    let gateway = Gateway::start();
+    let editor = gateway.editor();
+    let key = gateway.create_key(&editor, "A key with quite a long name");
+    gateway.get(&key, "/v1/session/new").expect(403);
+    gateway.uses(&editor, 1);
+    for columns in [60, 80, 120] {
+        for command in ["keys list", "activity"] {
+            let table = on_a_terminal(&gateway, &editor, columns, command);
+            assert!(table.lines().all(|line| line.trim_end().chars().count() <= columns as usize), "{columns}: {table}");
+            assert!(table.contains("long name") || table.contains("quite"), "{table}");
+        }
+    }
+    let run = |words: &[&str]| program::output_of(as_editor(&gateway, &editor, words).env_remove("NO_COLOR"));
+    assert!(run(&["keys", "list"]).contains(&key.id), "into a pipe goes all of it");
+    let followed = |terminal: bool| {
+        let command = format!(
+            "timeout 3 {} activity --since 1h --follow --admin {}; true",
+            env!("CARGO_BIN_EXE_assure-gateway"),
+            gateway.admin_url()
+        );
+        let mut shell = Command::new(if terminal { "script" } else { "sh" });
+        if terminal {
+            shell.args(["--quiet", "--command", &command, "/dev/null"])
+        } else {
+            shell.args(["-c", &command])
+        };
+        program::output_of(shell.stdin(Stdio::null()).env("ASSURE_ADMIN_TOKEN", &editor).env("TERM", "xterm").env_remove("NO_COLOR"))
+    };
+    let (seen, piped) = (followed(true), followed(false));
+    assert!(seen.contains("\u{1b}[31m") && seen.contains("route_denied"), "a refusal stands out: {seen}");
+    assert!(piped.contains("route_denied") && !piped.contains('\u{1b}'), "{piped}");
+}

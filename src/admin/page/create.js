@@ -18,7 +18,7 @@ export async function create(name) {
 }
 
 function reveal(secret, name) {
-  const field = element("input", { id: "secret", readonly: true, value: "", "aria-label": "The full key", autocomplete: "off", spellcheck: "false" });
+  const field = element("textarea", { id: "secret", readonly: true, rows: 1, "aria-label": "The full key", autocomplete: "off", spellcheck: "false" });
   field.value = secret;
   const icon = drawn("svg", { viewBox: "0 0 24 24", fill: "none", stroke: "currentColor", "stroke-width": 2, "stroke-linejoin": "round", "aria-hidden": "true" },
     drawn("rect", { x: 5, y: 5, width: 14, height: 16, rx: 2 }), drawn("path", { d: "M9 5V3h6v2" }));

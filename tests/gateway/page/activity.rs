@@ -1,8 +1,14 @@
 //! The activity log as owners read it: in plain words, filtered, page by page, as it grows, and as a file.
 
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
 use crate::support::browser::{DESK, DESK_AT_NIGHT, ENTER};
 use crate::support::eventually::eventually;
-use crate::support::{Browser, Client, EDIT, FIRM, Gateway, Key, Request, SOON, USER, VIEW};
+use crate::support::{Browser, Client, EDIT, FIRM, Gateway, Key, Request, SOON, USER, VIEW, program};
 
 /// Uses a key so often, on one connection.
 fn use_often(gateway: &Gateway, key: &Key, times: usize) {
@@ -97,7 +103,7 @@ fn what_is_exported_is_whole_and_no_cell_is_a_formula() {
         let script = format!(
             "const link = document.getElementById('{id}'); return fetch(link.href).then(async (answer) => [answer.headers.get('content-type'), answer.headers.get('content-disposition'), await answer.text()].join('\\u0000'))"
         );
-        let told = browser.promised(&script, &serde_json::json!([])).as_str().expect("a file").to_owned();
+        let told = browser.promised(&script, &json!([])).as_str().expect("a file").to_owned();
         let parts: Vec<String> = told.split('\0').map(str::to_owned).collect();
         (parts[0].clone(), parts[1].clone(), parts[2].clone())
     };
@@ -109,11 +115,99 @@ fn what_is_exported_is_whole_and_no_cell_is_a_formula() {
     assert!(csv.lines().skip(1).all(|line| line.contains("\"'=HYPERLINK(\"\"http://x.test\"\";\"\"a\"\")\"")), "{csv}");
     let (kind, _, lines) = file("ndjson");
     assert!(kind == "application/x-ndjson" && lines.lines().count() == 131);
-    assert!(lines.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok_and(|record| record["key_id"] == key.id)));
+    assert!(lines.lines().all(|line| serde_json::from_str::<Value>(line).is_ok_and(|record| record["key_id"] == key.id)));
     let stranger = gateway.token("firm-2", "x", &[VIEW]);
     assert_eq!(
         gateway.admin_get(&stranger, "/v1/activity?format=csv").expect(200).text().lines().count(),
         1,
         "another firm's file holds its head only"
     );
+}
+
+/// How many records a firm of some years has.
+const MANY: u64 = 100_000;
+/// How long a page of them may take to come, on a busy machine in a debug build.
+const PAGE_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// A gateway with as many uses of one key in its log, of some hours ago, brought in as a store that is moved.
+fn with_many_records() -> Gateway {
+    let mut gateway = Gateway::start();
+    let key = gateway.key();
+    let store = |gateway: &Gateway, what: &str| {
+        let mut command = gateway.command(&["store", what, "--config"]);
+        command.arg(gateway.config_file());
+        command
+    };
+    gateway.terminate();
+    gateway.wait_exit(SOON);
+    let exported = program::output_of(store(&gateway, "export").args(["--output", "-"]));
+    let mut lines: Vec<&str> = exported.lines().collect();
+    let mut trailer: Value = lines.pop().and_then(|line| serde_json::from_str(line).ok()).expect("a trailer");
+    let created = lines.iter().position(|line| line.contains("\"kind\":\"activity\"")).expect("the creation");
+    let template: Value = serde_json::from_str(lines[created]).expect("JSON");
+    let begun = crate::support::identity::now() - 6 * 3600;
+    let arrival: u64 = template["arrival"].as_str().and_then(|text| text.parse().ok()).expect("a number");
+    let uses = (1..=MANY).map(|number| {
+        let mut line = template.clone();
+        line["arrival"] = json!((arrival + number).to_string());
+        let moment = jiff::Timestamp::from_second((begun + number / 10) as i64).expect("a moment");
+        let record = line["record"].as_object_mut().expect("a record");
+        for (name, value) in [
+            ("event_id", uuid::Uuid::from_u128(u128::from(number)).to_string()),
+            ("time", moment.to_string()),
+            ("action", "key.use".into()),
+            ("actor", key.id.clone()),
+            ("method", "GET".into()),
+            ("path", format!("/v1/clients/{number}")),
+            ("status", "200".into()),
+            ("user_agent", "zapier/1".into()),
+        ] {
+            record.insert(name.into(), json!(value));
+        }
+        line.to_string()
+    });
+    let mut text: String = lines.iter().flat_map(|line| [*line, "\n"]).collect();
+    let (before, after) = text.split_at(lines[..=created].iter().map(|line| line.len() + 1).sum());
+    text = [before, &uses.flat_map(|line| [line, "\n".to_owned()]).collect::<String>(), after].concat();
+    trailer["records"] = json!(trailer["records"].as_u64().expect("a count") + MANY);
+    trailer["sha256"] = json!(Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    let file = gateway.folder().join("many.jsonl");
+    fs::write(&file, format!("{text}{trailer}\n")).expect("our folder");
+    gateway.rewrite_config(|config| config["store"]["embedded"]["path"] = json!("many"));
+    program::output_of(store(&gateway, "import").arg("--input").arg(&file));
+    gateway.restart();
+    gateway
+}
+
+#[test]
+fn a_log_of_a_hundred_thousand_entries_is_read_as_easily_as_a_short_one() {
+    let gateway = with_many_records();
+    let editor = gateway.editor();
+    let browser = Browser::signed_in(&gateway, &editor, DESK);
+    browser.wait_text("#key-list", "MCP server");
+    let timed = |what: &str, act: &dyn Fn()| {
+        let began = Instant::now();
+        act();
+        assert!(began.elapsed() < PAGE_WAIT_MAX, "{what} took {:?}", began.elapsed());
+    };
+    timed("the first page", &|| {
+        browser.click_named("Activity");
+        browser.wait_text("#records", "/v1/clients/100000");
+    });
+    timed("the second page", &|| {
+        browser.click_named("Older");
+        browser.wait_text("#records", "/v1/clients/99950");
+    });
+    timed("a rare action", &|| {
+        browser.choose("of-action", "Created");
+        browser.wait_text("#records", "Done");
+    });
+    timed("one key", &|| {
+        browser.choose("of-action", "Everything");
+        browser.choose("of-key", "MCP server");
+        browser.wait_text("#records", "/v1/clients/100000");
+    });
+    assert!(browser.run("return document.querySelectorAll('*').length").as_u64().is_some_and(|count| count < 1_500), "a page holds a page");
+    let csv = gateway.admin_get(&editor, "/v1/activity?format=csv").expect(200).text();
+    assert_eq!(csv.lines().count() as u64, MANY + 2, "the head, the creation, every use");
 }

@@ -1,4 +1,7 @@
 //! The help page's flows: create, copy, save, use, revoke; and what stands in the way of each.
+//!
+//! Each flow is gone through by mouse and by keyboard alone, at a desk and on a phone, by day and by night; after each
+//! the key itself is looked for in all that a script could find on the page.
 
 use serde_json::json;
 

@@ -1,4 +1,7 @@
 //! Who gets in, how long, and on whose word: the session's cookie, and what it does not let other sites do.
+//!
+//! Other sites are played by the headers that browsers send for them; the dashboard by a form with its Origin. What a
+//! person sees of it, the sign-in form, the demo's link and the end of a session, is seen in Chromium.
 
 use serde_json::{Value, json};
 

@@ -48,9 +48,9 @@ fn the_list_warns_of_shared_keys_and_of_creators_who_left_or_may_less() {
     browser.wait_text("#key-list", "It may do more than Bob, who created it, may do today: View clients.");
     tell(&gateway, &editor, "bob", &json!({ "status": "left" })).expect(200);
     browser.reload();
-    browser.wait_text("#key-list", "has left your firm.");
+    browser.wait_text("#key-list", "Bob has left your firm.");
     browser.picture("warnings");
-    browser.choose("by", "bob");
+    browser.choose("by", "Bob");
     browser.wait_text("#key-list", "Bob’s export");
     assert!(!browser.text("#key-list").contains("Shared key"), "created by Bob alone");
     gateway.get(&shared, "/ok").expect(200);
