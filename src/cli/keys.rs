@@ -144,6 +144,7 @@ async fn revoke(server: &Server, wanted: &str, reason: Option<&str>, is_confirme
     let id = resolve(server, wanted).await?;
     if !is_confirmed {
         let key = server.get(&format!("/v1/keys/{id}")).await?;
+        terminal::remark(&plain(&uses(&key)));
         let question = format!("Revoke “{}”? Any script using this key will stop working.", plain(&text(&key, "name")));
         match terminal::confirm(&question)? {
             Answer::Yes => {}
@@ -266,19 +267,42 @@ fn describe(key: &Value) -> String {
         ("prefix", text(key, "prefix") + "…"),
         ("status", text(key, "status")),
         ("firm", text(key, "firm_id")),
-        ("creator", creator(key)),
+        ("creator", if text(key, "creator_status") == "left" { creator(key) + " (has left)" } else { creator(key) }),
         ("created", moment(&text(key, "created_at"))),
         ("last used", moment(&text(key, "last_used_at"))),
         ("by", text(key, "last_used_by")),
         ("from", text(key, "last_used_from")),
+        ("uses in 24 h", text(key, "uses_24h")),
+        ("used with", seen_with(key)),
         ("revoked", moment(&text(key, "revoked_at"))),
         ("revoked by", text(key, "revoked_by")),
         ("reason", text(key, "revoke_reason")),
         ("warnings", joined(items(key, "warnings"))),
-        ("permissions", items(key, "permissions").iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")),
+        ("permissions", listed(key, "permissions")),
+        ("creator lacks", listed(key, "creator_lacks")),
     ];
     let shown = rows.iter().filter(|(_, value)| !value.is_empty());
-    shown.map(|(name, value)| format!("{name:<12} {}\n", plain(value))).collect()
+    shown.map(|(name, value)| format!("{name:<13} {}\n", plain(value))).collect()
+}
+
+/// A member's texts, one after the other.
+fn listed(value: &Value, name: &str) -> String {
+    items(value, name).iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// What a key was used with in the last 30 days.
+fn seen_with(key: &Value) -> String {
+    let seen = key.get("seen_with").unwrap_or(&Value::Null);
+    [listed(seen, "tools"), listed(seen, "networks")].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(", from ")
+}
+
+/// What decides whether a key can go: its last use, and how much and with what it is used.
+fn uses(key: &Value) -> String {
+    let last = moment(&text(key, "last_used_at"));
+    if last.is_empty() {
+        return "It was never used.".to_owned();
+    }
+    format!("Last used {last}; {} uses in the last 24 hours; seen with {}.", text(key, "uses_24h"), seen_with(key))
 }
 
 #[cfg(test)]

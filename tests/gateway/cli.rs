@@ -67,7 +67,8 @@ fn a_failure_is_said_on_standard_error_with_a_failing_exit_code() {
     fails(&gateway, &gateway.token(FIRM, USER, &[]), &["keys", "create", "n"]);
     // Without --yes and without a person to ask, nothing is revoked.
     let key = gateway.create_key(&editor, "kept");
-    fails(&gateway, &editor, &["keys", "revoke", &key.id]);
+    let said = fails(&gateway, &editor, &["keys", "revoke", &key.id]);
+    assert!(said.contains("It was never used.") && said.contains("Revoke “kept”? Any script using this key will stop working."), "{said}");
     gateway.get(&key, "/ok").expect(200);
     gateway.kill9();
     let said = fails(&gateway, &editor, &["keys", "list"]);

@@ -105,7 +105,16 @@ fn a_newcomer_pastes_the_printed_line_sees_the_firm_revokes_and_sees_the_refusal
     for port in PORTS {
         assert!(demo.printed().contains(&port.to_string()), "the address with port {port} is printed");
     }
-    assert!(demo.printed().contains(ADMIN), "the sign-in link is printed");
+    // The link signs in once.
+    let printed = demo.printed();
+    let code = printed
+        .split_once(&format!("{ADMIN}/#code="))
+        .and_then(|(_, rest)| rest.split_whitespace().next())
+        .expect("the sign-in link is printed");
+    let sign_in = Request { host: "127.0.0.1:8081".into(), ..Request::json("POST", "/v1/session", &serde_json::json!({ "code": code })) };
+    let signed_in = sign_in.send_to(addresses[1]).expect(200).json();
+    assert_eq!((signed_in["firm"].as_str(), signed_in["may"]["edit"].as_bool()), (Some("demo-firm"), Some(true)));
+    sign_in.send_to(addresses[1]).expect_problem(401, "unauthorized");
 
     let command = |words: &[&str]| {
         let mut command = binary(folder.path());

@@ -13,11 +13,15 @@ const WEIGHT_MAX: u64 = 100_000;
 /// Fails with every fault that axe-core finds on what is shown now.
 #[track_caller]
 fn assert_accessible(browser: &Browser, state: &str) {
+    assert_eq!(faults(browser), json!([]), "{state}");
+}
+
+#[track_caller]
+fn faults(browser: &Browser) -> Value {
     let axe = fs::read_to_string(program::node_module("axe-core/axe.min.js")).expect("axe-core is installed");
     browser.run(&format!("if (!window.axe) {{ {axe} }}"));
     let script = "return axe.run(document, { resultTypes: ['violations'] }).then((found) => found.violations.map((one) => one.id + ': ' + one.nodes.map((node) => node.html + ' ' + node.failureSummary).join(' | ')))";
-    let faults = browser.promised(script, &json!([]));
-    assert_eq!(faults, json!([]), "{state}");
+    browser.promised(script, &json!([]))
 }
 
 /// Whether something is wider than the window, which would have to be scrolled for each line.
@@ -40,6 +44,9 @@ fn axe_finds_no_fault_in_any_state_scheme_or_size() {
     browser.goto("/");
     browser.wait_for("#signed-out");
     assert_accessible(&browser, "signed out");
+    // What is looked for would be found.
+    browser.run("document.querySelector('.brand img').removeAttribute('alt')");
+    assert!(faults(&browser).to_string().contains("image-alt"));
     drop(browser);
     let browser = Browser::signed_in(&gateway, &editor, DESK);
     for look in [DESK, DESK_AT_NIGHT, PHONE, PHONE_AT_NIGHT] {

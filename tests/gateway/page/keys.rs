@@ -141,6 +141,28 @@ fn every_flow_works_by_keyboard_alone_at_a_desk_and_on_a_phone() {
 }
 
 #[test]
+fn a_revocation_that_is_not_certain_says_so_and_is_tried_again() {
+    let gateway = Gateway::start();
+    let key = gateway.key();
+    let browser = Browser::signed_in(&gateway, &gateway.editor(), PHONE);
+    browser.click_named("Revoke “MCP server”");
+    browser.wait_for("#revoke");
+    // One answer as a gateway gives it that could not hear from every replica; the next is asked of the real one.
+    browser.run(
+        "const real = window.fetch; window.fetch = () => { window.fetch = real; return Promise.resolve(new Response(JSON.stringify({ code: \
+         'revocation_unconfirmed', detail: 'It could not be confirmed that every replica refuses the key; try again until it is.' }), { status: 503 })) }",
+    );
+    browser.click("#revoke-confirm");
+    browser.wait_text("#revoke-error", "It could not be confirmed");
+    browser.wait_focus("Try again");
+    assert!(browser.shows("#revoke") && browser.text("#news").is_empty(), "nothing is claimed");
+    gateway.get(&key, "/ok").expect(200);
+    browser.press(ENTER);
+    browser.wait_text("#news", "It has stopped working everywhere.");
+    gateway.get(&key, "/ok").expect(401);
+}
+
+#[test]
 fn limits_and_bad_names_are_explained_beside_the_field() {
     let gateway = Gateway::start();
     let editor = gateway.editor();

@@ -9,7 +9,7 @@ use crate::support::browser::{DESK, PHONE_AT_NIGHT};
 use crate::support::eventually::{eventually, found};
 use crate::support::identity::{AUDIENCE, ISSUER, IdentityProvider, now};
 use crate::support::wire::Answer;
-use crate::support::{Browser, EDIT, FIRM, Gateway, Request, SOON, USER, VIEW};
+use crate::support::{Browser, EDIT, FIRM, Gateway, Reply, Request, SOON, USER, Upstream, VIEW};
 
 fn form(body: &str) -> Request {
     Request::post("/v1/session", body.as_bytes()).with("Content-Type", "application/x-www-form-urlencoded")
@@ -179,6 +179,7 @@ fn the_demos_link_signs_in_once_and_leaves_no_trace_of_its_code() {
 fn a_session_that_ends_while_the_page_is_open_says_so_and_shows_nothing_more() {
     let gateway = Gateway::start();
     let key = gateway.key();
+    let browser = Browser::open(&gateway, DESK);
     let mut command = gateway.command(&["token", "--config"]);
     command.arg(gateway.config_file()).args([
         "--firm",
@@ -193,9 +194,51 @@ fn a_session_that_ends_while_the_page_is_open_says_so_and_shows_nothing_more() {
         "4s",
     ]);
     let token = crate::support::program::output_of(&mut command).trim().to_owned();
-    let browser = Browser::signed_in(&gateway, &token, DESK);
+    browser.sign_in(&token);
     browser.wait_text("#key-list", &key.prefix);
     found(crate::support::browser::SHOWN, "the end of the session", || browser.shows("#signed-out").then_some(()));
     assert_eq!(browser.text("#news"), "Your session has ended.");
     assert!(!browser.shows("#keys-view") && !browser.everything().contains(&key.prefix));
+}
+
+/// A site that signs somebody in by a form, in a frame of its own.
+fn site(gateway: &Gateway, token: &str) -> Upstream {
+    let own = gateway.admin_url();
+    let page = format!(
+        "<!doctype html><iframe name=keys width=900 height=700></iframe><iframe name=plain src='{own}/'></iframe>\
+         <form method=post target=keys action='{own}/v1/session'><input type=hidden name=token value='{token}'></form>\
+         <script>document.forms[0].submit()</script>"
+    );
+    let fields = vec![("Content-Type".to_owned(), "text/html".to_owned())];
+    Upstream::answering(move |_| Reply::Whole { status: 200, fields: fields.clone(), body: page.clone().into_bytes() })
+}
+
+#[test]
+fn a_dashboard_signs_its_user_in_and_shows_the_page_in_a_frame_and_no_other_site_does() {
+    let gateway = Gateway::start();
+    let key = gateway.key();
+    let token = gateway.editor();
+    let (dashboard, stranger) = (site(&gateway, &token), site(&gateway, &token));
+    gateway.rewrite_config(|config| config["admin"]["frame_ancestors"] = json!([dashboard.url()]));
+    eventually!(SOON, gateway.ask_admin(&Request::get("/")).fields.one("x-frame-options").is_none(), "the file is read again");
+    let browser = Browser::open(&gateway, DESK);
+    for frame in ["keys", "plain"] {
+        browser.leave_for(&stranger.url());
+        browser.enter_frame(&format!("iframe[name={frame}]"));
+        found(SOON, "the refusal", || (browser.run("return document.readyState") == "complete").then_some(()));
+        assert!(!browser.shows(".brand") && !browser.text("html").contains("Assure Pro"), "a stranger's frame shows nothing");
+    }
+    browser.goto("/");
+    browser.wait_text("#signed-out", "You are not signed in");
+    // The same frame of the dashboard's, so that the stranger's was empty for the right reason.
+    browser.leave_for(&dashboard.url());
+    browser.enter_frame("iframe[name=plain]");
+    found(SOON, "the page in a frame", || browser.shows(".brand").then_some(()));
+    browser.leave_for(&dashboard.url());
+    browser.enter_frame("iframe[name=keys]");
+    browser.wait_text("#key-list", &key.prefix);
+    browser.click_named("Revoke “MCP server”");
+    browser.click("#revoke-confirm");
+    browser.wait_text("#news", "It has stopped working everywhere.");
+    gateway.get(&key, "/ok").expect(401);
 }

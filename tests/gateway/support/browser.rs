@@ -58,15 +58,7 @@ impl Browser {
     #[track_caller]
     pub(crate) fn open(gateway: &Gateway, look: Look) -> Self {
         let profile = tempfile::tempdir().expect("a temporary folder");
-        let mut driver = Command::new("chromedriver")
-            .args(["--port=0", "--log-level=SEVERE"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver starts; tests/run installs it");
-        let mut lines = BufReader::new(driver.stdout.take().expect("piped")).lines();
-        let port = lines.find_map(|line| line.ok()?.split_once("successfully on port ")?.1.trim_end_matches('.').parse::<u16>().ok());
-        let address = SocketAddr::from(([127, 0, 0, 1], port.expect("chromedriver says its port")));
+        let (driver, address) = found(SHOWN, "chromedriver, which tests/run installs", start_driver);
         let flags = [
             "--headless=new",
             "--no-sandbox",
@@ -97,15 +89,21 @@ impl Browser {
     #[track_caller]
     pub(crate) fn signed_in(gateway: &Gateway, token: &str, look: Look) -> Self {
         let browser = Self::open(gateway, look);
-        browser.goto("/");
-        browser.wait_for("#signed-out");
-        let status = browser.promised(
+        browser.sign_in(token);
+        browser
+    }
+
+    /// Signs in as a program would, and opens the page.
+    #[track_caller]
+    pub(crate) fn sign_in(&self, token: &str) {
+        self.goto("/");
+        self.wait_for("#signed-out");
+        let status = self.promised(
             "return fetch('/v1/session', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ token: arguments[0] }) }).then((answer) => answer.status)",
             &json!([token]),
         );
         assert_eq!(status, 200, "signed in");
-        browser.goto("/");
-        browser
+        self.goto("/");
     }
 
     /// Sets the size of the page in CSS pixels, as a window or a zoom would.
@@ -128,6 +126,18 @@ impl Browser {
     #[track_caller]
     pub(crate) fn goto(&self, path: &str) {
         self.call("POST", "/url", &json!({ "url": format!("{}{path}", self.url) }));
+    }
+
+    /// Goes to another site.
+    pub(crate) fn leave_for(&self, url: &str) {
+        self.call("POST", "/url", &json!({ "url": url }));
+    }
+
+    /// Looks into a frame of the page from now on.
+    #[track_caller]
+    pub(crate) fn enter_frame(&self, selector: &str) {
+        let frame = self.call("POST", "/element", &json!({ "using": "css selector", "value": selector }));
+        self.call("POST", "/frame", &json!({ "id": frame }));
     }
 
     pub(crate) fn reload(&self) {
@@ -312,6 +322,18 @@ impl Drop for Browser {
         self.driver.kill().ok();
         self.driver.wait().ok();
     }
+}
+
+/// A driver and its address; none where another process took the port that it had found free.
+fn start_driver() -> Option<(Child, SocketAddr)> {
+    let mut command = Command::new("chromedriver");
+    let mut driver = command.args(["--port=0", "--log-level=SEVERE"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    let mut lines = BufReader::new(driver.stdout.take()?).lines();
+    let port = lines.find_map(|line| line.ok()?.split_once("successfully on port ")?.1.trim_end_matches('.').parse::<u16>().ok());
+    if port.is_none() {
+        driver.wait().ok();
+    }
+    Some((driver, SocketAddr::from(([127, 0, 0, 1], port?))))
 }
 
 /// A text within XPath, which has no escapes.
