@@ -33,7 +33,13 @@ export function open(dialog, first) {
   const before = document.activeElement;
   dialog.showModal();
   first?.focus();
-  dialog.addEventListener("close", () => before?.isConnected && before.focus(), { once: true });
+  dialog.addEventListener("close", () => (before?.isConnected ? before : standIn(before))?.focus({ preventScroll: true }), { once: true });
+}
+
+/** What has taken the place of an element: lists are made anew while a dialog is open. */
+export function standIn(element) {
+  const place = element?.dataset?.place;
+  return (place && document.querySelector(`[data-place="${CSS.escape(place)}"]`)) || byId("content");
 }
 
 /** Says what has happened, on the page and to screen readers. */

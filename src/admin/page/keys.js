@@ -1,7 +1,7 @@
 /** The list of keys with the form that makes new ones. */
 
 import { ask } from "./api.js";
-import { bars, byId, element, tell } from "./dom.js";
+import { bars, byId, element, standIn, tell } from "./dom.js";
 import { creator, count, lastUse, nameFault, nextName, time, times, warning } from "./words.js";
 import { create } from "./create.js";
 import { revoke } from "./revoke.js";
@@ -46,7 +46,7 @@ export async function refresh() {
 
 function show() {
   const { keys, limits } = known;
-  const focused = document.activeElement?.dataset?.place;
+  const focused = document.activeElement?.dataset?.place ? document.activeElement : null;
   const live = keys.filter((key) => key.status === "active").reverse();
   const dead = keys.filter((key) => key.status === "revoked").sort((one, other) => other.revoked_at.localeCompare(one.revoked_at));
   offerCreators(live);
@@ -62,7 +62,7 @@ function show() {
   byId("create-button").disabled = limitFault() !== "";
   showHelp();
   // A row is made anew, so whoever stands on one of its buttons must not be thrown off it.
-  if (focused) document.querySelector(`[data-place="${CSS.escape(focused)}"]`)?.focus();
+  if (focused) standIn(focused).focus({ preventScroll: true });
 }
 
 function offerCreators(live) {
@@ -113,7 +113,7 @@ function liveRow(key) {
     element("dl", {},
       fact("Created", time(key.created_at), element("span", {}, ` by ${creator(key)}`)),
       fact("Last used", ...lastUse(key)),
-      fact("Last 24 hours", element("a", { href: `#activity?key=${key.id}` }, times(key.uses_24h, "use", "uses"), element("span", { class: "unseen" }, ` of “${key.name}”: show its activity`)), bars(key.uses_by_hour, "spark"))),
+      fact("Last 24 hours", element("a", { href: `#activity?key=${key.id}`, "data-place": `uses ${key.id}` }, times(key.uses_24h, "use", "uses"), element("span", { class: "unseen" }, ` of “${key.name}”: show its activity`)), bars(key.uses_by_hour, "spark"))),
     element("div", { class: "acts" }, ...acts),
     key.warnings.length === 0 ? null : element("ul", { class: "warnings", "aria-label": `About “${key.name}”` }, ...key.warnings.map((name) => {
       const [what, advice] = warning(name, key);
@@ -128,7 +128,7 @@ function deadRow(key) {
     element("dl", {},
       fact("Created", time(key.created_at), element("span", {}, ` by ${creator(key)}`)),
       fact("Revoked", time(key.revoked_at), element("span", {}, ` by ${key.revoked_by}${why}`))),
-    element("div", { class: "fact" }, element("a", { href: `#activity?key=${key.id}` }, "Activity", element("span", { class: "unseen" }, ` of “${key.name}”`))));
+    element("div", { class: "fact" }, element("a", { href: `#activity?key=${key.id}`, "data-place": `uses ${key.id}` }, "Activity", element("span", { class: "unseen" }, ` of “${key.name}”`))));
 }
 
 function refuse(sentence) {
