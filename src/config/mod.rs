@@ -143,7 +143,7 @@ pub struct Admin {
     pub tls: Option<Tls>,
     /// The address under which people reach the admin listener; its host is the only one, beside loopback names, that requests may name.
     pub public_url: Option<String>,
-    /// Origins of dashboards, like https://app.example.com: they may show the API keys page in a frame and sign people in to it.
+    /// Origins of dashboards, like `https://app.example.com`; they may show the API keys page in a frame and sign people in to it.
     pub frame_ancestors: Vec<String>,
     /// Whose tokens are believed.
     pub auth: Auth,

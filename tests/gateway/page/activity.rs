@@ -1,4 +1,7 @@
 //! The activity log as owners read it: in plain words, filtered, page by page, as it grows, and as a file.
+//!
+//! The records are made by real uses; the hundred thousand of the last test are brought in as a store that is moved, because
+//! no key makes so many in a test's time. What a file holds is asked for by the page's own links, with the page's session.
 
 use std::fs;
 use std::time::{Duration, Instant};
