@@ -79,6 +79,9 @@ dialog.addEventListener("cancel", (event) => {
   event.preventDefault();
   askToLeave(true);
 });
-dialog.addEventListener("click", (event) => {
-  if (event.target === dialog && event.clientX !== 0) askToLeave(true);
+// Whoever clicks beside the dialog wants it closed; its own rim is not beside it.
+dialog.addEventListener("click", ({ target, clientX, clientY }) => {
+  const { left, right, top, bottom } = dialog.getBoundingClientRect();
+  const isBeside = clientX < left || clientX > right || clientY < top || clientY > bottom;
+  if (target === dialog && isBeside) askToLeave(true);
 });

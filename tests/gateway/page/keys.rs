@@ -52,6 +52,15 @@ fn by_mouse(look: Look, pictures: &str) {
         browser.run("const field = document.getElementById('secret'); return field.value.slice(field.selectionStart, field.selectionEnd)"),
         key.secret
     );
+    let rim = browser.run(
+        "const rim = document.getElementById('created').getBoundingClientRect(); return [Math.ceil(rim.left) + 4, Math.ceil(rim.top) + 4]",
+    );
+    browser.click_at(rim[0].as_u64().expect("a place"), rim[1].as_u64().expect("a place"));
+    assert!(!browser.shows("#leave"), "the dialog's own rim closes nothing");
+    browser.click_at(4, 4);
+    browser.wait_text("#leave", "Close without saving?");
+    browser.picture(&format!("{pictures}-leave"));
+    browser.click_named("Go back");
     browser.click_named("I’ve saved it");
     assert_gone(&browser, &gateway, &key);
     assert!(browser.text("#counts").contains("1 of 10 keys in your firm; 1 of your 5."));

@@ -75,7 +75,8 @@ impl Browser {
         ];
         let mut flags: Vec<String> = flags.map(str::to_owned).to_vec();
         flags.push(format!("--user-data-dir={}", profile.path().display()));
-        flags.push(format!("--window-size={},{}", look.width, look.height));
+        // Larger than any look, so that what is shown is never cut by the window.
+        flags.push("--window-size=1600,1400".to_owned());
         let mut browser = Self { driver, address, session: String::new(), url: gateway.admin_url(), _profile: profile };
         let wanted = json!({ "browserName": "chrome", "unhandledPromptBehavior": "accept", "goog:chromeOptions": { "args": flags } });
         let made = browser.ask("POST", "/session", &json!({ "capabilities": { "alwaysMatch": wanted } }));
@@ -198,6 +199,12 @@ impl Browser {
         let open = "ancestor::dialog[not(@open)]";
         let path = format!("//*[self::button or self::a or self::summary][normalize-space(.)={}][not({open})]", quoted(name));
         self.click_found("xpath", &path);
+    }
+
+    /// Clicks with the mouse on a place in the window.
+    pub(crate) fn click_at(&self, x: u64, y: u64) {
+        let moves = json!([{ "type": "pointerMove", "x": x, "y": y }, { "type": "pointerDown", "button": 0 }, { "type": "pointerUp", "button": 0 }]);
+        self.call("POST", "/actions", &json!({ "actions": [{ "type": "pointer", "id": "mouse", "actions": moves }] }));
     }
 
     #[track_caller]
