@@ -205,6 +205,16 @@ impl Replay {
         self.sniffed.has_remaining()
     }
 
+    /// The bytes to be read again.
+    pub(super) fn held(&self) -> &[u8] {
+        &self.sniffed
+    }
+
+    /// So many bytes of them need not be read again.
+    pub(super) fn release(&mut self, count: usize) {
+        self.sniffed.advance(count.min(self.sniffed.len()));
+    }
+
     /// Has the bytes that were read last read again.
     pub(super) fn put_back(&mut self, bytes: &[u8]) {
         self.sniffed = if self.holds_bytes() { [bytes, &self.sniffed].concat().into() } else { Bytes::copy_from_slice(bytes) };

@@ -49,6 +49,8 @@ use super::{Limits, OwnRefusal, Peer, Refuse};
 /// Bytes of a request line and its header fields together; also of chunked trailers. More is 431. Header fields number
 /// at most 100, which is hyper's default, left alone because any other number moves its array from stack to heap.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of what came early that are looked at together: what is not of the next message is looked at again.
+const HELD_BYTES_AT_ONCE: usize = 4 * 1024;
 /// Bytes that hyper buffers per connection and direction: the memory of a slow client.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
@@ -300,7 +302,14 @@ impl Wire {
     /// Reads what is of this message; what is of the next is kept for later.
     fn poll_message(&mut self, stage: Stage, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(self.stream()).poll_read(context, buffer))?;
+        let room = buffer.remaining().min(HELD_BYTES_AT_ONCE);
+        let held = self.stream().held();
+        let (held, is_held) = (held.get(..room).unwrap_or(held), !held.is_empty());
+        if is_held {
+            buffer.put_slice(held);
+        } else {
+            ready!(Pin::new(self.stream()).poll_read(context, buffer))?;
+        }
         let came = buffer.filled_mut().get_mut(before..).unwrap_or_default();
         if came.is_empty() {
             return Poll::Ready(Ok(()));
@@ -314,6 +323,8 @@ impl Wire {
         if self.inlet.is_spoilt() && !was_spoilt {
             // What is dropped here would not have been read: hyper answers an invalid head and closes.
             self.stream().sniffed = Bytes::from_static(SPOILT_END);
+        } else if is_held {
+            self.stream().release(admitted);
         } else if let Some(early @ [_, ..]) = came.get(admitted..) {
             self.stream().put_back(early);
         }
