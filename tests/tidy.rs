@@ -401,7 +401,8 @@ fn every_promise_of_the_readme_names_tests_that_exist() {
             Some(_) => {}
         }
     }
-    for (module, test) in readme.lines().flat_map(tests_named) {
+    let security = fs::read_to_string(repository().join("SECURITY.md")).expect("SECURITY.md");
+    for (module, test) in readme.lines().chain(security.lines()).flat_map(tests_named) {
         let path = module.replace("::", "/");
         let files = [format!("tests/gateway/{path}.rs"), format!("tests/gateway/{path}/mod.rs")];
         let has_it = |file: &String| fs::read_to_string(repository().join(file)).is_ok_and(|text| text.contains(&format!("fn {test}()")));
@@ -409,7 +410,7 @@ fn every_promise_of_the_readme_names_tests_that_exist() {
             broken.push(format!("`{module}::{test}` does not exist"));
         }
     }
-    assert_none("each promise in the README names the test that shows it", &broken);
+    assert_none("each promise in the README, and each row of SECURITY.md, names the test that shows it", &broken);
 }
 
 /// The `module::test` names between backticks.
