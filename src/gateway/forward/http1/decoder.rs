@@ -1,4 +1,7 @@
 //! Where an answer's body ends: after its length, after its last chunk (RFC 9112 section 7.1), or with the connection.
+//!
+//! Promises that a body is the same however the network cuts it, that what is not framed as the RFC has it is an error and
+//! never an end, and that nothing behind the end is taken. Reading belongs to the connection, trailers' fields to `head`.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;

@@ -1,4 +1,7 @@
 //! The head of an answer: one reading, or none (RFC 9112 sections 2.2, 4 and 6.3).
+//!
+//! httparse finds the fields; here stands what they mean for the framing, and what two readers could take for two things is
+//! refused. Names and values share the memory they were read into. Which fields cross to the client is `headers`' choice.
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
