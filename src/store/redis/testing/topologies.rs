@@ -65,7 +65,8 @@ async fn a_master_that_dies_is_replaced() {
     create(&store, &before).await;
     let dead = trio.master();
     dead.kill();
-    let config = trio.config();
+    // One replica is left to have it: on a busy machine the sentinels may replace the new master as well.
+    let config = crate::config::Redis { replicas_ack_min: 1, ..trio.config() };
     drop(store);
     // A gateway that starts meanwhile waits for the new master too.
     let began = Instant::now();
