@@ -17,7 +17,7 @@ use super::host::check_site;
 use super::problem::Problem;
 use super::server::Shared;
 use crate::clock;
-use crate::domain::RequestId;
+use crate::domain::{KeyNamespace, RequestId};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
@@ -66,7 +66,7 @@ pub(crate) async fn guard(State(shared): State<Shared>, mut request: Request, ne
         Ok(()) => AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| Problem::Internal.into_response()),
         Err(problem) => problem.into_response(),
     };
-    let response = finish(response, request_id, &shared.settings().policies);
+    let response = finish(response, request_id, &shared.settings().policies, &shared.state.namespace);
     let code = response.extensions().get::<Problem>().map(Problem::code);
     tracing::debug!(%request_id, %method, route, status = response.status().as_u16(), code, "admin request");
     response
@@ -83,10 +83,11 @@ fn check(shared: &Shared, request: &mut Request) -> Result<(), Problem> {
     Ok(())
 }
 
-fn finish(response: Response, request_id: RequestId, policies: &Policies) -> Response {
+fn finish(response: Response, request_id: RequestId, policies: &Policies, namespace: &KeyNamespace) -> Response {
     let mut response = match problem_of(&response) {
         None => response,
         Some(problem) => {
+            let problem = problem.without_keys(namespace);
             let mut rendered = problem.render(request_id);
             if let Some(methods) = response.headers().get(header::ALLOW) {
                 rendered.headers_mut().insert(header::ALLOW, methods.clone());

@@ -26,7 +26,7 @@ use super::server::{Inner, Shared};
 use super::views::{CreatedKey, Key, KeyLimits, KeyList, RevocationProof, RevokedKey, Status, status};
 use crate::clock;
 use crate::coherence::Change;
-use crate::domain::{Action, FirmTag, KeyId, KeyName, KeyRecord, KeySecret, KeyState, ParsedKey, UserId};
+use crate::domain::{Action, FirmTag, KeyId, KeyName, KeyNameError, KeyRecord, KeySecret, KeyState, ParsedKey, UserId};
 use crate::store::{Creation, KeyView, NewKey, Revocation, RevokeRequest, StoreError};
 
 const ABANDONED: &str = "the store did not answer a creation, so there may be a live key that nobody holds: revoke it";
@@ -128,7 +128,14 @@ pub(super) async fn create(
     body: StrictJson<CreateKey>,
 ) -> Result<Response, Problem> {
     let name = KeyName::parse(&body.required()?.name).map_err(Problem::InvalidName)?;
+    if shared.state.namespace.is_in(name.as_str()) {
+        return Err(Problem::InvalidName(KeyNameError::Secret));
+    }
     let idempotency_key = idempotency_key(&headers)?;
+    // It is kept as it is.
+    if idempotency_key.as_deref().is_some_and(|text| shared.state.namespace.is_in(text)) {
+        return Err(Problem::Malformed("its Idempotency-Key contains an API key; use a random one, such as a UUID".into()));
+    }
     let settings = shared.settings();
     let secret = KeySecret::generate(&shared.state.namespace, caller.firm());
     let id = KeyId::new(clock::fresh_uuid());
@@ -242,6 +249,8 @@ pub(super) async fn revoke(
 ) -> Result<Json<RevokedKey>, Problem> {
     let reason = body.0.unwrap_or_default().reason;
     check_reason(&reason)?;
+    // Hidden and not refused: who revokes a leaked key and pastes it here is in a hurry.
+    let reason = shared.state.namespace.hide_keys(&reason).into_owned();
     let request_id = origin.request_id();
     let settings = shared.settings();
     let mut audit = origin.record(Action::Revoke, caller.firm(), id, caller.user(), &settings.replica);

@@ -9,7 +9,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::{KeyNameError, RequestId, problem_type};
+use crate::domain::{KeyNameError, KeyNamespace, RequestId, problem_type};
 
 /// `Retry-After` of a dependency's failure, in seconds.
 const TRY_AGAIN_SECONDS: u64 = 1;
@@ -91,6 +91,14 @@ pub(crate) struct ProblemBody {
 }
 
 impl Problem {
+    /// The same without a key that the caller wrote where it does not belong, such as a parameter's name.
+    pub(crate) fn without_keys(self, namespace: &KeyNamespace) -> Self {
+        match self {
+            Self::Malformed(why) => Self::Malformed(namespace.hide_keys(&why).into_owned()),
+            other => other,
+        }
+    }
+
     fn consequence(&self) -> Consequence {
         let row = |status, code, title| Consequence { status, code, title, retry_after_seconds: None };
         let later = |code, title| Consequence {

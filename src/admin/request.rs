@@ -171,13 +171,17 @@ pub(super) struct Origin {
 impl FromRequestParts<Shared> for Origin {
     type Rejection = std::convert::Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Self::Rejection> {
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Self::Rejection> {
+        let namespace = &shared.state.namespace;
         let extensions = &parts.extensions;
         let request_id = extensions.get::<RequestId>().copied().unwrap_or_else(|| RequestId::new(clock::fresh_uuid()));
         Ok(Self {
             request_id,
             client_ip: extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical().to_string()),
-            user_agent: parts.headers.get(header::USER_AGENT).map(|value| cut(&String::from_utf8_lossy(value.as_bytes()))),
+            user_agent: parts
+                .headers
+                .get(header::USER_AGENT)
+                .map(|value| cut(&namespace.hide_keys(&String::from_utf8_lossy(value.as_bytes())))),
             traceparent: parts
                 .headers
                 .get(TRACEPARENT)

@@ -161,7 +161,7 @@ async fn start(config: &Config) -> Result<Started, StartError> {
         keyring,
         limiter,
         settings: ArcSwap::from_pointee(settings),
-        books: Arc::new(Books::new(spool.clone(), metrics.clone())),
+        books: Arc::new(Books::new(spool.clone(), metrics.clone(), namespace.clone())),
         tasks: tasks.clone(),
     });
     let admin = Arc::new(ArcSwap::from_pointee(admin::Settings::new(config, spool.replica().clone(), &tasks, None)?));

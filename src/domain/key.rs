@@ -11,6 +11,7 @@
 //! Stored are the SHA-256 of the whole text and its first 15 characters (K2, K3). The checksum is for typing
 //! errors and secret scanners, not for security: it spares the store a look-up for garbage.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -26,6 +27,8 @@ const TAG_CHARS: usize = 4;
 const SECRET_CHARS: usize = 32;
 const CHECKSUM_CHARS: usize = 6;
 const DISPLAY_CHARS: usize = 15;
+/// From so many letters and digits behind the namespace on, a text is hidden as a key or the better part of one.
+const KEY_LIKE_CHARS: usize = 24;
 /// Longest `keys.prefix`, in characters.
 pub const NAMESPACE_CHARS_MAX: usize = 16;
 /// Longest key name, in characters (contract, `POST /v1/keys`).
@@ -61,6 +64,27 @@ impl KeyNamespace {
         }
         let tag = body.first_chunk::<TAG_CHARS>().copied()?;
         Some(ParsedKey { digest: KeyDigest::of(presented), tag: FirmTag(tag) })
+    }
+
+    /// `text` with all but the display prefix of each key starred out: for what callers write where it is kept, such as a
+    /// path, a User-Agent or a reason. A key with a typing error, or cut short, is nearly a key and is hidden too.
+    pub fn hide_keys<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let mut hidden = Cow::Borrowed(text);
+        for underscore in memchr::memchr_iter(b'_', text.as_bytes()) {
+            let (before, after) = (text.get(..underscore).unwrap_or_default(), text.get(underscore + 1..).unwrap_or_default());
+            let length = after.bytes().take_while(u8::is_ascii_alphanumeric).count();
+            if length >= KEY_LIKE_CHARS && before.ends_with(self.as_str()) {
+                let shown = underscore + 1 + DISPLAY_CHARS.saturating_sub(self.0.len() + 1);
+                let end = underscore + 1 + length;
+                hidden.to_mut().replace_range(shown..end, &"*".repeat(end - shown));
+            }
+        }
+        hidden
+    }
+
+    /// Whether `text` holds a key, or most of one.
+    pub fn is_in(&self, text: &str) -> bool {
+        matches!(self.hide_keys(text), Cow::Owned(_))
     }
 }
 
@@ -262,6 +286,9 @@ pub enum KeyNameError {
     /// A control character, or one that changes the direction of the text around it.
     #[error("the name contains a control character")]
     Control,
+    /// What everybody in the firm may read.
+    #[error("the name contains an API key, and a name is shown to everybody in the firm")]
+    Secret,
 }
 
 impl KeyName {
@@ -368,6 +395,26 @@ mod tests {
         assert_eq!(KeyName::parse("a\u{202e}b"), Err(KeyNameError::Control));
         assert_eq!(KeyName::parse(&"é".repeat(101)), Err(KeyNameError::TooLong));
         assert!(KeyName::parse(&"é".repeat(100)).is_ok());
+    }
+
+    #[test]
+    fn keys_are_hidden_wherever_they_stand_and_nothing_else_is() {
+        let firm = FirmId::parse("firm-1").expect("a good id");
+        let secret = KeySecret::generate(&namespace(), &firm);
+        let (key, shown) = (secret.reveal(), format!("{}{}", secret.display_prefix(), "*".repeat(34)));
+        for around in ["{}", "/v1/{}/x", "a_{}_b", "é{}é", "{} and {}", "x{}", "\u{1f511}_{}"] {
+            let hidden = namespace().hide_keys(&around.replace("{}", key)).into_owned();
+            assert_eq!(hidden, around.replace("{}", &shown));
+            assert!(namespace().is_in(&around.replace("{}", key)));
+        }
+        // Cut short, it is still most of a key.
+        assert_eq!(namespace().hide_keys(&key[..40]), format!("{}{}", secret.display_prefix(), "*".repeat(25)));
+        for text in ["", "_", "assure_", "/assure_reports/2026", "assured_x", &key[..15], &key.replace('_', "-"), &key[7..]] {
+            assert!(matches!(namespace().hide_keys(text), Cow::Borrowed(same) if same == text), "{text}");
+        }
+        let long = KeyNamespace::parse("a234567890123456").expect("a good namespace");
+        let key = KeySecret::generate(&long, &firm);
+        assert_eq!(long.hide_keys(key.reveal()), format!("a234567890123456_{}", "*".repeat(42)));
     }
 
     #[test]

@@ -14,7 +14,8 @@ use http::{HeaderValue, Method, StatusCode, header};
 use crate::audit::{Spool, Ticket};
 use crate::clock;
 use crate::domain::{
-    Action, AuditRecord, BootInstant, Field, KeyRecord, Outcome, Rejection, RequestId, Timestamp, WrittenRecord, is_traceparent,
+    Action, AuditRecord, BootInstant, Field, KeyNamespace, KeyRecord, Outcome, Rejection, RequestId, Timestamp, WrittenRecord,
+    is_traceparent,
 };
 use crate::metrics::{Metrics, RouteMetrics};
 
@@ -77,14 +78,16 @@ pub struct Books {
     pub spool: Arc<Spool>,
     /// The counters.
     pub metrics: Metrics,
+    /// By which a key is known where a caller wrote one that is not its place.
+    namespace: KeyNamespace,
     /// Where requests are counted that no route matched.
     no_route: RouteMetrics,
 }
 
 impl Books {
     /// The books of one process.
-    pub fn new(spool: Arc<Spool>, metrics: Metrics) -> Self {
-        Self { no_route: metrics.of_route(NO_ROUTE), spool, metrics }
+    pub fn new(spool: Arc<Spool>, metrics: Metrics, namespace: KeyNamespace) -> Self {
+        Self { no_route: metrics.of_route(NO_ROUTE), spool, metrics, namespace }
     }
 }
 
@@ -144,8 +147,9 @@ impl Exchange {
 
     /// Notes what is asked for, once it has been found unambiguous.
     pub fn aim(&mut self, target: &Target) {
-        self.host = Some(cut(target.host(), RECORDED_TEXT_BYTES_MAX).into());
-        self.path = Some(cut(target.path_and_query().path(), RECORDED_PATH_BYTES_MAX).into());
+        let hidden = |text, bytes_max| cut(&self.books.namespace.hide_keys(text), bytes_max).into();
+        self.host = Some(hidden(target.host(), RECORDED_TEXT_BYTES_MAX));
+        self.path = Some(hidden(target.path_and_query().path(), RECORDED_PATH_BYTES_MAX));
     }
 
     /// Notes whose request it is: from here on it leaves a record.
@@ -246,10 +250,10 @@ impl Exchange {
             time: self.decided,
             outcome,
             client_ip: Some(self.client.ip.to_string()),
-            user_agent: self.user_agent.as_ref().map(|value| printable(value).into_owned()),
+            user_agent: self.user_agent.as_ref().map(|value| self.printable(value).into_owned()),
             request_id: Some(self.request.to_string()),
-            traceparent: self.traceparent.as_ref().map(|value| printable(value).into_owned()),
-            method: Some(cut(self.method.as_str(), RECORDED_TEXT_BYTES_MAX).to_owned()),
+            traceparent: self.traceparent.as_ref().map(|value| self.printable(value).into_owned()),
+            method: Some(self.method().into_owned()),
             host: self.host.as_deref().map(str::to_owned),
             path: self.path.as_deref().map(str::to_owned),
             route: self.route.as_ref().map(|route| route.id().as_str().to_owned()),
@@ -272,13 +276,13 @@ impl Exchange {
         known.push_uuid(Field::Actor, key.id.uuid());
         known.push_shown(Field::ClientIp, &self.client.ip);
         if let Some(user_agent) = &self.user_agent {
-            known.push(Field::UserAgent, &printable(user_agent));
+            known.push(Field::UserAgent, &self.printable(user_agent));
         }
         known.push_uuid(Field::RequestId, self.request.uuid());
         if let Some(traceparent) = &self.traceparent {
-            known.push(Field::Traceparent, &printable(traceparent));
+            known.push(Field::Traceparent, &self.printable(traceparent));
         }
-        known.push(Field::Method, cut(self.method.as_str(), RECORDED_TEXT_BYTES_MAX));
+        known.push(Field::Method, &self.method());
         if let Some(host) = &self.host {
             known.push(Field::Host, host);
         }
@@ -293,6 +297,28 @@ impl Exchange {
         }
         known.push(Field::Replica, self.books.spool.replica().as_str());
         known
+    }
+
+    /// A header value as printable text without keys: what is not ASCII is escaped, and it is cut.
+    fn printable<'v>(&self, value: &'v HeaderValue) -> Cow<'v, str> {
+        if let Ok(text) = value.to_str()
+            && text.len() <= RECORDED_TEXT_BYTES_MAX
+            && !text.contains(['\\', '\t'])
+        {
+            return self.books.namespace.hide_keys(text);
+        }
+        let text: String = value.as_bytes().iter().flat_map(|byte| byte.escape_ascii()).map(char::from).collect();
+        // Cut last, lest half a key be left that is known as none.
+        let text: String = self.books.namespace.hide_keys(&text).chars().take(RECORDED_TEXT_BYTES_MAX).collect();
+        Cow::Owned(text.replace("\\\"", "\"").replace("\\'", "'"))
+    }
+
+    /// The method, which a caller may invent.
+    fn method(&self) -> Cow<'_, str> {
+        match self.books.namespace.hide_keys(self.method.as_str()) {
+            Cow::Borrowed(text) => Cow::Borrowed(cut(text, RECORDED_TEXT_BYTES_MAX)),
+            Cow::Owned(text) => Cow::Owned(cut(&text, RECORDED_TEXT_BYTES_MAX).to_owned()),
+        }
     }
 
     fn close(&mut self) {
@@ -344,18 +370,6 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-/// A header value as printable text: what is not ASCII is escaped, and it is cut.
-fn printable(value: &HeaderValue) -> Cow<'_, str> {
-    if let Ok(text) = value.to_str()
-        && text.len() <= RECORDED_TEXT_BYTES_MAX
-        && !text.contains(['\\', '\t'])
-    {
-        return Cow::Borrowed(text);
-    }
-    let text: String = value.as_bytes().iter().flat_map(|byte| byte.escape_ascii()).map(char::from).take(RECORDED_TEXT_BYTES_MAX).collect();
-    Cow::Owned(text.replace("\\\"", "\"").replace("\\'", "'"))
 }
 
 fn cut(text: &str, bytes_max: usize) -> &str {

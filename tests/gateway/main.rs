@@ -38,6 +38,7 @@ mod replicas;
 mod revocation;
 mod rolling;
 mod running;
+mod secrets;
 #[path = "../servers/mod.rs"]
 mod servers;
 mod support;
