@@ -4,7 +4,8 @@
 //! Only with the cargo feature `mutants`, which nothing turns on by default. Without it `active` is false at compile time,
 //! and what it guards, the names and the environment variable are not in the program. With it, `ASSURE_MUTANTS` names
 //! the rules to break, and a file `stall-POINT` in the working folder holds the program up at that point for as many
-//! milliseconds as it says, so that a race is run the same way each time. Stalls break no rule.
+//! milliseconds as it says, so that a race is run the same way each time. Stalls break no rule. A file `panic-POINT` makes
+//! each request that comes to that point a defect of ours.
 
 /// A rule to break.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +64,9 @@ mod switch {
 
     /// Nothing is ever held up.
     pub(crate) async fn stall(_: &str) {}
+
+    /// Nothing ever panics on purpose.
+    pub(crate) const fn trip(_: &str) {}
 }
 
 #[cfg(feature = "mutants")]
@@ -102,7 +106,12 @@ mod switch {
             tokio::time::sleep(Duration::from_millis(wait)).await;
         }
     }
+
+    /// Panics if a file says so.
+    pub(crate) fn trip(point: &str) {
+        assert!(!std::fs::exists(format!("panic-{point}")).unwrap_or(false), "on purpose, at {point}");
+    }
 }
 
 pub use switch::active;
-pub(crate) use switch::{script, stall};
+pub(crate) use switch::{script, stall, trip};

@@ -11,6 +11,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 
+use crate::mutants;
+
 use super::cuts::{Cut, Cuts};
 use super::exchange::Exchange;
 use super::forward::UpstreamBody;
@@ -120,6 +122,7 @@ impl PassedOn {
             self.exchange.cut_short(reason);
             return self.break_off(reason.into(), context);
         }
+        mutants::trip("answer");
         let polled = Pin::new(&mut self.body).poll_frame(context);
         if self.cut.is_none() && !self.body.is_end_stream() {
             self.cut = Some(self.cuts.of(&self.exchange));

@@ -65,6 +65,7 @@ impl Gateway {
         let presented = credential::parse(&parts.headers, &self.namespace)?; // 400 two keys, 401 missing, malformed
         let resolved = self.keyring.resolve(&presented).await?; // 401 unknown, 503 store away
         exchange.identify(&resolved.key);
+        mutants::trip("known");
         let principal = admit::admit(resolved)?; // 401 revoked, 503 replica out of coherence
         let standing = || self.limiter.standing(principal.key_id(), settings.requests_per_minute); // what a refusal shows
         let declared = forward::check_declared_length(&parts.headers, settings.request_body_max) // 413, audited, costs no permit
@@ -80,6 +81,7 @@ impl Gateway {
         let assertion = settings.signer.assert(&grant, exchange.request(), &parts.method);
         exchange.hold(grant.share()?); // 503 when the firm has its share of the upstream
         let begun = exchange.begin(&grant).await?; // 503 when it cannot be audited
+        mutants::trip("begun");
         let forwarding = Forwarding::new(&grant, &target, assertion, begun, declared, settings.request_body_max);
         let request = Request::from_parts(parts, body.take().expect("a request is sent once"));
         tokio::select! {

@@ -7,7 +7,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use serde_json::json;
 
-use crate::support::eventually::eventually;
+use crate::support::eventually::{eventually, found};
 use crate::support::{Client, End, Gateway, Http2, Key, Request, SOON};
 
 /// A self-signed certificate for `localhost`, written as the operator would keep it.
@@ -100,6 +100,55 @@ fn a_renewed_certificate_is_served_without_a_restart_and_a_broken_one_is_not() {
     bench.gateway.signal(rustix::process::Signal::HUP);
     eventually!(SOON, bench.gateway.metric("assure_gateway_config_reloads_total{result=\"failure\"}") >= 1.0, "the failure is counted");
     assert_eq!(ask(&renewed), Some(200), "what worked goes on working");
+}
+
+#[test]
+fn a_certificate_that_cannot_be_served_changes_nothing_is_named_and_its_successor_is_taken() {
+    let bench = start();
+    let (cert, key) = (bench.folder.path().join("cert.pem"), bench.folder.path().join("key.pem"));
+    let good = (std::fs::read(&cert).expect("our file"), std::fs::read(&key).expect("our file"));
+    let dated = |from: i32, to: i32| {
+        let mut parameters = rcgen::CertificateParams::new(vec!["localhost".into()]).expect("a name");
+        (parameters.not_before, parameters.not_after) = (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
+        let pair = rcgen::KeyPair::generate().expect("a key");
+        let certificate = parameters.self_signed(&pair).expect("a certificate");
+        (certificate.pem().into_bytes(), pair.serialize_pem().into_bytes())
+    };
+    let other = dated(2020, 2100);
+    let rows: Vec<(&str, Vec<u8>, Vec<u8>, &str)> = vec![
+        ("expired", dated(2019, 2020).0, dated(2019, 2020).1, ""),
+        ("not valid yet", dated(2099, 2100).0, dated(2099, 2100).1, ""),
+        ("another's key", good.0.clone(), other.1.clone(), "cannot be used together"),
+        ("empty", Vec::new(), good.1.clone(), "cert.pem"),
+        ("an empty key", good.0.clone(), Vec::new(), "key.pem"),
+        ("a key for a certificate", good.1.clone(), good.1.clone(), "cert.pem"),
+        ("a certificate for a key", good.0.clone(), good.0.clone(), "key.pem"),
+        ("cut in the middle", good.0[..good.0.len() / 2].to_vec(), good.1.clone(), "cert.pem"),
+        ("garbage", b"\0garbage".repeat(100), good.1.clone(), "cert.pem"),
+    ];
+    let mut kept = Client::connect_tls(bench.gateway.edge(), trusting(&bench.certificate, &["http/1.1"])).expect("TLS");
+    let request = Request::get("/ok").bearer(&bench.key.secret);
+    kept.exchange(&request).expect("an answer").expect(200);
+    let failures = || bench.gateway.metric("assure_gateway_config_reloads_total{result=\"failure\"}");
+    for (what, certificate, private_key, said) in rows {
+        let (before, log) = (failures(), bench.gateway.log().len());
+        std::fs::write(&key, private_key).expect("our folder");
+        std::fs::write(&cert, certificate).expect("our folder");
+        bench.gateway.signal(rustix::process::Signal::HUP);
+        eventually!(SOON, failures() > before, "{what}: the failure is counted");
+        let line = found(SOON, &format!("{what}: a line that names it"), || {
+            let line = bench.gateway.log()[log..].to_owned();
+            (line.contains("was not reloaded") && line.contains(said)).then_some(line)
+        });
+        assert!(!line.contains("PRIVATE KEY"), "{what}: {line}");
+        let mut fresh = Client::connect_tls(bench.gateway.edge(), trusting(&bench.certificate, &["http/1.1"])).expect("TLS");
+        fresh.exchange(&request).unwrap_or_else(|broken| panic!("{what}: {broken:?}")).expect(200);
+        kept.exchange(&request).expect("who is connected stays so").expect(200);
+    }
+    let renewed = write_certificate(bench.folder.path());
+    bench.gateway.signal(rustix::process::Signal::HUP);
+    let asked = || Client::connect_tls(bench.gateway.edge(), trusting(&renewed, &["http/1.1"])).ok()?.exchange(&request).ok();
+    eventually!(SOON, asked().is_some_and(|answer| answer.status == 200), "a good one is taken at once");
 }
 
 #[test]

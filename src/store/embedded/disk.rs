@@ -1,9 +1,13 @@
 //! The file itself: made private, opened by one process only, opened again after an input or output error.
 //!
+//! A file that is gone or empty where there was one is refused, at the start as in mid-work: a store without keys would call every key wrong. That
+//! there was one stands in a file beside it.
+//!
 //! redb refuses all work after the first failed read or write, because it no longer knows what the disk holds. So a
 //! full disk that has room again would need a restart; [`Disk::reopen`] spares it: close, open, repair, go on.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +19,8 @@ use super::schema::{self, Definition};
 use crate::store::StoreError;
 
 pub(super) const FILE_NAME: &str = "store.redb";
+/// Beside it: says that the store was made, so that it is not made again when it is gone.
+const MADE_FILE: &str = "made";
 /// Memory for pages of the file. Keys are in the gateway's own cache, so this serves lists and the log's end.
 const CACHE_BYTES: usize = 64 * 1024 * 1024;
 /// Nobody but the gateway's user: the file tells who did what when.
@@ -49,9 +55,27 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Opens the store's file in `folder`; makes both where they are missing.
+    /// Opens the store's file in `folder`; makes both where there never were any.
     pub(super) fn open(folder: &Path) -> Result<Self, StoreError> {
-        Self::open_named(folder, FILE_NAME)
+        let (path, made) = (folder.join(FILE_NAME), folder.join(MADE_FILE));
+        let is_there = std::fs::metadata(&path).is_ok_and(|file| file.len() > 0);
+        let was_made = made.try_exists().map_err(|error| cannot("look for", &made, &error))?;
+        if was_made && !is_there {
+            return Err(StoreError::Corrupt(format!(
+                "{} is gone or empty, and with it every key; bring it back, or remove {} to begin with a store without keys",
+                path.display(),
+                made.display()
+            )));
+        }
+        let disk = Self::open_named(folder, FILE_NAME)?;
+        if !was_made {
+            match note_making(folder, &made) {
+                // A store of an earlier version, on a disk that is full perhaps: the next start does it.
+                Err(error) if is_there => tracing::warn!(file = ?made, %error, "cannot write down that there is a store"),
+                noted => noted.map_err(|error| cannot("make", &made, &error))?,
+            }
+        }
+        Ok(disk)
     }
 
     /// The same for a file of another name.
@@ -95,6 +119,14 @@ impl Disk {
         self.generation.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
+}
+
+/// Forced to disk, since it is looked at after a power cut.
+fn note_making(folder: &Path, made: &Path) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(made)?;
+    file.write_all(b"There is a store in this folder. Without this file a missing store is made anew, without keys.\n")?;
+    file.sync_all()?;
+    File::open(folder)?.sync_all()
 }
 
 fn closed() -> StoreError {

@@ -58,6 +58,8 @@ impl Lines {
 pub(crate) struct Gateway {
     folder: TempDir,
     pub(crate) upstream: Upstream,
+    /// What the binary is run by: `prlimit` or `env` with their words, or nothing.
+    under: Vec<String>,
     process: Child,
     /// What this process wrote to standard error.
     log: Lines,
@@ -96,7 +98,15 @@ impl Gateway {
 
     #[track_caller]
     pub(crate) fn with_upstream(upstream: Upstream, change: impl FnOnce(&mut Value)) -> Self {
-        let mut gateway = Self::spawned(upstream, change);
+        let mut gateway = Self::spawned(upstream, &[], change);
+        gateway.become_ready();
+        gateway
+    }
+
+    /// Run by another program, which replaces itself with it: `&["prlimit", "--nofile=256"]`.
+    #[track_caller]
+    pub(crate) fn under(words: &[&str], change: impl FnOnce(&mut Value)) -> Self {
+        let mut gateway = Self::spawned(Upstream::start(), words, change);
         gateway.become_ready();
         gateway
     }
@@ -104,7 +114,7 @@ impl Gateway {
     /// One that may have to wait for its store: of its listeners only ops is there for sure.
     #[track_caller]
     pub(crate) fn waiting(change: impl FnOnce(&mut Value)) -> Self {
-        let mut gateway = Self::spawned(Upstream::start(), change);
+        let mut gateway = Self::spawned(Upstream::start(), &[], change);
         gateway.addresses[2] = found(START, "the ops listener's address in the log", || gateway.announced("ops"));
         gateway
     }
@@ -112,14 +122,15 @@ impl Gateway {
     /// One that refuses to start: its exit code and what it said.
     #[track_caller]
     pub(crate) fn refused(change: impl FnOnce(&mut Value)) -> (Option<i32>, String) {
-        let mut gateway = Self::spawned(Upstream::start(), change);
+        let mut gateway = Self::spawned(Upstream::start(), &[], change);
         let status = gateway.wait_exit(START);
         // The line is written before the process ends, and read by a thread of ours.
         eventually!(SOON, gateway.log().contains("did not start"), "it says why");
         (status.code(), gateway.log())
     }
 
-    fn spawned(upstream: Upstream, change: impl FnOnce(&mut Value)) -> Self {
+    fn spawned(upstream: Upstream, under: &[&str], change: impl FnOnce(&mut Value)) -> Self {
+        let under: Vec<String> = under.iter().map(|word| (*word).to_owned()).collect();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut config = json!({
             "edge": { "listen": "127.0.0.1:0", "drain_notice": "300ms" },
@@ -133,8 +144,8 @@ impl Gateway {
         });
         change(&mut config);
         write_config(folder.path(), &config);
-        let (process, log, printed) = spawn(folder.path());
-        Self { folder, upstream, process, log, printed, earlier: Vec::new(), addresses: [SocketAddr::from(([127, 0, 0, 1], 0)); 3] }
+        let (process, log, printed) = spawn(folder.path(), &under);
+        Self { folder, upstream, under, process, log, printed, earlier: Vec::new(), addresses: [SocketAddr::from(([127, 0, 0, 1], 0)); 3] }
     }
 
     #[track_caller]
@@ -149,6 +160,10 @@ impl Gateway {
         if let Ok(Some(status)) = self.process.try_wait() {
             panic!("the gateway ended while it started, {status}");
         }
+        self.written(listener)
+    }
+
+    fn written(&self, listener: &str) -> Option<SocketAddr> {
         self.log.all().iter().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|line| {
             let fields = if line["fields"].is_object() { &line["fields"] } else { &line };
             let is_meant = fields["message"] == "listening" && fields["listener"] == listener;
@@ -360,19 +375,19 @@ impl Gateway {
             self.wait_exit(SOON);
         }
         self.earlier.extend([self.log.all(), self.printed.all()].concat());
-        (self.process, self.log, self.printed) = spawn(self.folder.path());
+        (self.process, self.log, self.printed) = spawn(self.folder.path(), &self.under);
         self.become_ready();
     }
 
     /// Starts it again after [`Gateway::kill9`] without waiting; see [`Gateway::has_come_up`].
     pub(crate) fn spawn_again(&mut self) {
         self.earlier.extend([self.log.all(), self.printed.all()].concat());
-        (self.process, self.log, self.printed) = spawn(self.folder.path());
+        (self.process, self.log, self.printed) = spawn(self.folder.path(), &self.under);
     }
 
     /// Whether the process that was started last listens; learns its addresses.
     pub(crate) fn has_come_up(&mut self) -> bool {
-        let addresses = ["edge", "admin", "ops"].map(|name| self.announced(name));
+        let addresses = ["edge", "admin", "ops"].map(|name| self.written(name));
         let [Some(edge), Some(admin), Some(ops)] = addresses else { return false };
         self.addresses = [edge, admin, ops];
         true
@@ -422,7 +437,13 @@ impl Drop for Gateway {
 
 /// The binary, in a folder where it finds nothing that a test has not put there.
 pub(crate) fn binary(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_assure-gateway"));
+    binary_under(folder, &[])
+}
+
+fn binary_under(folder: &Path, under: &[String]) -> Command {
+    let mut words = under.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_assure-gateway")]);
+    let mut command = Command::new(words.next().expect("the binary at least"));
+    command.args(words);
     command.current_dir(folder).stdin(Stdio::null());
     for name in ["ASSURE_GATEWAY_CONFIG", "ASSURE_ADMIN_TOKEN", "RUST_LOG"] {
         command.env_remove(name);
@@ -438,8 +459,8 @@ fn write_config(folder: &Path, config: &Value) {
     fs::rename(folder.join("gateway.yaml.new"), folder.join("gateway.yaml")).expect("our folder");
 }
 
-fn spawn(folder: &Path) -> (Child, Lines, Lines) {
-    let mut command = binary(folder);
+fn spawn(folder: &Path, under: &[String]) -> (Child, Lines, Lines) {
+    let mut command = binary_under(folder, under);
     command.args(["run", "--config", "gateway.yaml"]).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = command.spawn().expect("the binary starts");
     let (log, printed) = (Lines::default(), Lines::default());

@@ -44,6 +44,8 @@ pub(crate) enum Reply {
     Raw(Vec<u8>),
     /// These bytes, and the connection stays.
     RawKept(Vec<u8>),
+    /// These bytes one at a time, each in a packet of its own; then the connection stays.
+    Trickle(Vec<u8>),
     /// These bytes as soon as the head has come, without reading the body; then the connection is closed.
     Early(Vec<u8>),
     /// These bytes, a 101 of some kind, and from then on whatever comes is sent back.
@@ -312,6 +314,10 @@ fn respond(wire: &mut Wire, reply: Reply, head: &Head, place: usize, shared: &Ar
             false
         }
         Reply::RawKept(bytes) => wire.send(&bytes).is_ok(),
+        Reply::Trickle(bytes) => {
+            wire.socket().set_nodelay(true).ok();
+            bytes.iter().all(|byte| wire.send(std::slice::from_ref(byte)).is_ok())
+        }
         Reply::Early(_) => false,
         Reply::Tunnel(bytes) => {
             // Until either side has had enough; how it ends shows at the client.
