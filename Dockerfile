@@ -13,31 +13,32 @@
 # 8081 (admin) and 9090 (ops) are for the inside of a network: publish them nowhere else.
 
 FROM rust:1.95-slim-bookworm AS build
-# aws-lc is C and assembly: it needs a compiler and cmake, nothing from the network.
+# aws-lc is C and assembly: it needs a compiler and cmake, nothing from the network. The machine's trust roots are for https
+# upstreams and key sets.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends cmake gcc g++ libc6-dev make \
+    && apt-get install --yes --no-install-recommends ca-certificates cmake gcc g++ libc6-dev make \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 # Only what the binary is made of, so that a changed test or document does not rebuild it.
 COPY Cargo.toml Cargo.lock ./
 COPY config config
 COPY src src
+# /out is the whole image: the program, the libraries that it is linked with, the trust roots, its own folder.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/build/target,sharing=locked \
     cargo build --release --locked --bin assure-gateway \
-    && install -D target/release/assure-gateway /out/assure-gateway \
-    && install -d -m 0700 /out/data
+    && install -D target/release/assure-gateway /out/usr/local/bin/assure-gateway \
+    && install -d -m 0700 -o 65532 -g 65532 /out/var/lib/assure-gateway \
+    && ldd target/release/assure-gateway > linked.txt \
+    && sed -n 's|^[^/]*\(/[^ ]*\) .*|\1|p' linked.txt > libraries.txt \
+    && xargs --arg-file=libraries.txt cp --parents --dereference --target-directory=/out \
+    && cp --parents --dereference --target-directory=/out /etc/ssl/certs/ca-certificates.crt
 
-FROM debian:bookworm-slim
-# The machine's trust roots, for https upstreams and key sets.
-# hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates \
-    && rm -rf /var/lib/apt/lists/*
-COPY --from=build /out/assure-gateway /usr/local/bin/assure-gateway
+# No shell, no package manager, nothing to run but the gateway.
+FROM scratch
+COPY --from=build /out /
 # A number and not a name, so that an orchestrator can see that it is not root.
-COPY --from=build --chown=65532:65532 /out/data /var/lib/assure-gateway
 USER 65532:65532
 WORKDIR /var/lib/assure-gateway
 VOLUME ["/var/lib/assure-gateway"]
@@ -46,6 +47,6 @@ EXPOSE 8080 8081 9090
 # SIGTERM drains; the orchestrator's patience must be longer than `edge.drain`.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 \
-    CMD ["assure-gateway", "healthcheck", "--ops", "http://127.0.0.1:9090"]
-ENTRYPOINT ["assure-gateway"]
+    CMD ["/usr/local/bin/assure-gateway", "healthcheck", "--ops", "http://127.0.0.1:9090"]
+ENTRYPOINT ["/usr/local/bin/assure-gateway"]
 CMD ["run"]

@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::wire::Fields;
 use crate::support::{Answer, Client, EDIT, FIRM, Gateway, Http2, Key, Reply, Request, USER, VIEW};
 
 use super::places::Place;
@@ -77,6 +78,7 @@ impl<'g> Tour<'g> {
         self.mistakes(&key, &second);
         self.admin_calls(&key);
         self.tokens();
+        self.session(&key);
         self.revocations(&key, &second);
         self.floods(&key);
         let seen = self.gateway.upstream.seen();
@@ -203,6 +205,25 @@ impl<'g> Tour<'g> {
         self.admin("a token in a cookie", &Request::get("/v1/keys").with("Cookie", &format!("session={editor}")));
         self.edge("a token in the path", &Request::get(&format!("/{editor}")));
         self.secrets.push(viewer);
+    }
+
+    /// The page's cookie is set by one answer, and holds what a token holds.
+    fn session(&mut self, key: &Key) {
+        let begin = |body: Value| Request::json("POST", "/v1/session", &body);
+        let begun = self.gateway.ask_admin(&begin(json!({ "token": self.editor }))).expect(200);
+        let (set, others) = begun.fields.0.iter().cloned().partition(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
+        let set: Vec<(String, String)> = set;
+        let cookie = set[0].1.split(';').next().expect("a cookie").to_owned();
+        self.secrets.push(cookie.split_once('=').expect("a name").1.to_owned());
+        self.keep("a sign-in", &Answer { fields: Fields(others), ..begun });
+        for target in ["/", "/v1/keys", "/v1/whoami"] {
+            self.admin("a session", &Request::get(target).with("Cookie", &cookie)).expect(200);
+        }
+        self.admin("a key for a session", &begin(json!({ "token": key.secret }))).expect(401);
+        self.admin("a key for a link's code", &begin(json!({ "code": key.secret })));
+        self.admin("a key as a member", &begin(json!({ key.secret.as_str(): "x" }))).expect(400);
+        let form = Request::post("/v1/session", format!("token={}", key.secret)).with("Content-Type", "application/x-www-form-urlencoded");
+        self.admin("a key in a form", &form);
     }
 
     fn revocations(&mut self, key: &Key, second: &Key) {

@@ -3,11 +3,7 @@
 //! `gateway` starts the binary on a folder of its own and knows its addresses, its log and its admin API;
 //! `upstream` is the service behind it, which writes down every byte it was sent; `client`, `http2` and `frames` are the
 //! tools in front of it; `wire` reads HTTP/1.1 strictly, for both sides; `identity` is a foreign issuer of user
-<<<<<<< HEAD
-//! tokens; `rows` are tables of raw requests; `browser` is a real Chromium in front of the page; `redis` is a real redis-server, `link` a connection to it that breaks; `program` runs curl, Python and Node. Nothing here sleeps to wait for something: see `eventually`.
-=======
-//! tokens; `rows` are tables of raw requests; `redis` is a real redis-server, `link` a connection to it that breaks; `disk` is one that fills up; `program` runs curl, Python and Node. Nothing here sleeps to wait for something: see `eventually`.
->>>>>>> ac2c3dd (Bad days: disks, clocks, descriptors, damaged files, certificates, 170 misbehaving answers, panics; a store that is gone is not made anew)
+//! tokens; `rows` are tables of raw requests; `browser` is a real Chromium in front of the page; `redis` is a real redis-server, `link` a connection to it that breaks; `disk` is one that fills up; `program` runs curl, Python and Node. Nothing here sleeps to wait for something: see `eventually`.
 
 pub(crate) mod browser;
 pub(crate) mod client;
