@@ -142,6 +142,13 @@ impl Frames {
         Self { wire: Wire::over(socket, stream).expect("a socket") }
     }
 
+    /// The other half: a connection that the gateway made, once its preface has come.
+    pub(crate) fn accepted(socket: TcpStream) -> Result<Self, Broken> {
+        let mut frames = Self { wire: Wire::new(socket).map_err(|_| Broken::Reset)? };
+        let preface = frames.wire.bytes(PREFACE.len())?;
+        if preface == PREFACE { Ok(frames) } else { Err(Broken::Malformed("not the preface of HTTP/2".into())) }
+    }
+
     /// Clear text, with preface and empty settings sent and nothing read.
     #[track_caller]
     pub(crate) fn connect(address: SocketAddr) -> Self {

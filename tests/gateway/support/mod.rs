@@ -1,7 +1,7 @@
 //! What the tests drive the real binary with: real processes, real sockets, real clients.
 //!
 //! `gateway` starts the binary on a folder of its own and knows its addresses, its log and its admin API;
-//! `upstream` is the service behind it, which writes down every byte it was sent; `client`, `http2` and `frames` are the
+//! `upstream` is the service behind it, which writes down every byte it was sent, and `http2_upstream` one that speaks HTTP/2 as badly as a test wants; `client`, `http2` and `frames` are the
 //! tools in front of it; `wire` reads HTTP/1.1 strictly, for both sides; `identity` is a foreign issuer of user
 //! tokens; `rows` are tables of raw requests; `browser` is a real Chromium in front of the page; `redis` is a real redis-server, `link` a connection to it that breaks; `disk` is one that fills up; `program` runs curl, Python and Node. Nothing here sleeps to wait for something: see `eventually`.
 
@@ -12,6 +12,7 @@ pub(crate) mod eventually;
 pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod http2;
+pub(crate) mod http2_upstream;
 pub(crate) mod identity;
 pub(crate) mod link;
 pub(crate) mod program;

@@ -1,0 +1,348 @@
+//! Upstreams that speak HTTP/2 badly: what the client is told, what the record says, and whether the connection is used
+//! again. Frames are written by hand (RFC 9113); each row is asked for by HTTP/1.1 and by HTTP/2, and after each the next
+//! request must get its own answer.
+//!
+//! A fault of one stream ends that stream; a fault of the connection ends it, and the next request has another.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::eventually::{eventually, found};
+use crate::support::frames::{self, block, frame, reset, settings, window_update};
+use crate::support::http2_upstream::{After, Http2Upstream, Written};
+use crate::support::{Answer, Client, End, Gateway, Http2, Key, Request, SOON};
+
+/// What a client gets.
+#[derive(Clone, Copy, Debug)]
+enum Gets {
+    /// The answer as it was: status and body.
+    Whole(u16, &'static str),
+    /// A head, and a body that visibly breaks off.
+    Aborted,
+    /// 502 `upstream_broken`.
+    Broken,
+    /// 504 `upstream_timeout`.
+    Timeout,
+}
+use Gets::{Aborted, Broken, Timeout, Whole};
+
+/// Whether the connection may carry another request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Then {
+    Kept,
+    Dropped,
+}
+use Then::{Dropped, Kept};
+
+type Row = (&'static str, Written, Gets, Then);
+
+struct Bench {
+    gateway: Gateway,
+    upstream: Http2Upstream,
+    editor: String,
+    key: Key,
+    rows: usize,
+}
+
+impl Bench {
+    fn start() -> Self {
+        let upstream = Http2Upstream::start();
+        let gateway = Gateway::with(|config| {
+            config["upstreams"]["ledger"] = json!({
+                "endpoints": [format!("h2c://{}", upstream.address())],
+                "timeout": { "response_header": "700ms", "idle": "700ms" },
+            });
+        });
+        let (editor, key) = (gateway.editor(), gateway.key());
+        Self { gateway, upstream, editor, key, rows: 0 }
+    }
+
+    fn check_all(&mut self, after: After, rows: &[Row]) {
+        for row in rows {
+            self.check("GET", after, row);
+        }
+    }
+
+    /// Asks by both protocols with a fresh target each.
+    fn check(&mut self, method: &str, after: After, row: &Row) {
+        let (what, written, gets, then) = *row;
+        for protocol in ["HTTP/1.1", "HTTP/2"] {
+            self.rows += 1;
+            let target = format!("/row/{}", self.rows);
+            let request = Request::new(method, &target).bearer(&self.key.secret);
+            self.gateway.get(&self.key, "/first").expect(200);
+            let (asked, connections) = (self.upstream.requests(), self.upstream.connections());
+            self.upstream.answer_next(written, after);
+            let answer = if protocol == "HTTP/1.1" {
+                let mut client = Client::connect(self.gateway.edge());
+                let answer = client.exchange(&request).unwrap_or_else(|broken| panic!("{what}, {protocol}: {broken:?}"));
+                assert!(answer.complete || client.end() != End::Open, "{what}: a connection with an answer that broke off is closed");
+                Some(answer)
+            } else {
+                // A stream that was reset in the middle of an answer has none.
+                Http2::connect(self.gateway.edge()).exchange(&request).ok()
+            };
+            assert_eq!(self.upstream.requests() - asked, 1, "{what}, {protocol}: it is not repeated");
+            judge(answer.as_ref(), gets, &format!("{what}, {protocol}"));
+            let next = self.gateway.get(&self.key, "/next");
+            assert_eq!((next.status, next.text().as_str()), (200, "ok"), "after {what}, {protocol}");
+            let opened = self.upstream.connections() - connections;
+            assert_eq!(opened, usize::from(then == Dropped), "{what}, {protocol}: the connection afterwards");
+            self.recorded(&target, gets, what);
+        }
+    }
+
+    fn recorded(&self, target: &str, gets: Gets, what: &str) {
+        let record = found(SOON, &format!("{what}: a record"), || {
+            self.gateway.activity(&self.editor).into_iter().find(|record| record["path"] == target)
+        });
+        let expected = match gets {
+            Whole(status, _) => ("allowed", status, None),
+            Aborted => ("allowed", 200, Some("upstream_broken")),
+            Broken => ("upstream_broken", 502, Some("upstream_broken")),
+            Timeout => ("upstream_timeout", 504, Some("upstream_timeout")),
+        };
+        let found = (record["outcome"].as_str(), record["status"].as_str(), record["reason"].as_str());
+        assert_eq!(found, (Some(expected.0), Some(expected.1.to_string().as_str()), expected.2), "{what}: {record}");
+    }
+
+    /// Nothing is left of all those faults.
+    fn rest(&self) {
+        eventually!(SOON, self.gateway.metric("assure_gateway_requests_in_flight") == 0.0, "nothing is left in flight");
+        assert!(!self.gateway.log().contains("panicked"), "{}", self.gateway.log());
+        assert!(self.gateway.log().len() < 1024 * 1024, "an upstream's faults do not flood the log");
+        assert!(self.gateway.is_ready(), "an upstream's faults are no reason to send clients elsewhere");
+    }
+}
+
+fn judge(answer: Option<&Answer>, gets: Gets, what: &str) {
+    match (gets, answer) {
+        (Whole(status, body), Some(answer)) => {
+            assert_eq!((answer.status, answer.text().as_str(), answer.complete), (status, body, true), "{what}");
+        }
+        (Aborted, Some(answer)) => assert_eq!((answer.status, answer.complete), (200, false), "{what}"),
+        (Aborted, None) => {}
+        (Broken, Some(answer)) => drop(answer.clone().expect_problem(502, "upstream_broken")),
+        (Timeout, Some(answer)) => drop(answer.clone().expect_problem(504, "upstream_timeout")),
+        (_, None) => panic!("{what}: no answer"),
+    }
+}
+
+/// A whole head of these fields.
+fn head(stream: u32, fields: &[(&str, &str)]) -> Vec<u8> {
+    frame(frames::HEADERS, frames::END_HEADERS, stream, &block(fields))
+}
+
+/// A head that is the whole answer.
+fn only(stream: u32, fields: &[(&str, &str)]) -> Vec<u8> {
+    frame(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, stream, &block(fields))
+}
+
+fn ok(stream: u32) -> Vec<u8> {
+    head(stream, &[(":status", "200")])
+}
+
+fn data(stream: u32, body: &[u8]) -> Vec<u8> {
+    frame(frames::DATA, 0, stream, body)
+}
+
+fn last(stream: u32, body: &[u8]) -> Vec<u8> {
+    frame(frames::DATA, frames::END_STREAM, stream, body)
+}
+
+fn go_away(last_stream: u32) -> Vec<u8> {
+    frame(frames::GOAWAY, 0, 0, &[last_stream.to_be_bytes(), 0_u32.to_be_bytes()].concat())
+}
+
+fn with(stream: u32, name: &str, value: &str) -> Vec<u8> {
+    [head(stream, &[(":status", "200"), (name, value)]), last(stream, b"ok")].concat()
+}
+
+#[test]
+fn a_head_that_is_malformed_is_502_and_ends_its_stream_alone() {
+    let mut bench = Bench::start();
+    let rows: &[Row] = &[
+        ("no status", |stream| only(stream, &[("x", "y")]), Broken, Kept),
+        ("status abc", |stream| only(stream, &[(":status", "abc")]), Broken, Kept),
+        ("status 20", |stream| only(stream, &[(":status", "20")]), Broken, Kept),
+        ("status 2000", |stream| only(stream, &[(":status", "2000")]), Broken, Kept),
+        ("status 999", |stream| only(stream, &[(":status", "999")]), Broken, Kept),
+        ("two statuses", |stream| only(stream, &[(":status", "200"), (":status", "204")]), Broken, Kept),
+        ("a late status", |stream| only(stream, &[("x", "y"), (":status", "200")]), Broken, Kept),
+        ("a path in an answer", |stream| only(stream, &[(":status", "200"), (":path", "/")]), Broken, Kept),
+        ("an unknown pseudo-field", |stream| only(stream, &[(":status", "200"), (":x", "y")]), Broken, Kept),
+        ("a 101", |stream| only(stream, &[(":status", "101")]), Broken, Kept),
+        ("a name in capitals", |stream| with(stream, "X-Y", "z"), Broken, Kept),
+        ("a space in a name", |stream| with(stream, "x y", "z"), Broken, Kept),
+        ("a NUL in a value", |stream| with(stream, "x", "a\0b"), Broken, Kept),
+        ("a line's end in a value", |stream| with(stream, "x", "a\r\nb: c"), Broken, Kept),
+        ("chunks", |stream| with(stream, "transfer-encoding", "chunked"), Broken, Kept),
+        ("a connection field", |stream| with(stream, "connection", "close"), Broken, Kept),
+        ("keep-alive", |stream| with(stream, "keep-alive", "timeout=5"), Broken, Kept),
+        ("an upgrade", |stream| with(stream, "upgrade", "x"), Broken, Kept),
+        ("two lengths", |stream| [head(stream, &[(":status", "200"), ("content-length", "2"), ("content-length", "3")]), last(stream, b"ok")].concat(), Broken, Kept),
+        ("a list of lengths", |stream| with(stream, "content-length", "2, 2"), Broken, Kept),
+        ("a signed length", |stream| with(stream, "content-length", "+2"), Broken, Kept),
+        ("a negative length", |stream| with(stream, "content-length", "-2"), Broken, Kept),
+        ("a length that is none", |stream| with(stream, "content-length", "x"), Broken, Kept),
+        ("a reset", |stream| reset(stream, 2), Broken, Kept),
+        ("a refusal", |stream| reset(stream, frames::REFUSED_STREAM), Broken, Kept),
+        ("a cancellation", |stream| reset(stream, frames::CANCEL), Broken, Kept),
+    ];
+    bench.check_all(After::Kept, rows);
+    assert_eq!(bench.rows, 2 * rows.len());
+    bench.rest();
+}
+
+#[test]
+fn a_fault_of_the_connection_is_502_and_the_next_request_has_another() {
+    let mut bench = Bench::start();
+    let rows: &[Row] = &[
+        ("HTTP/1.1", |_| b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nno".to_vec(), Broken, Dropped),
+        ("a body without a head", |stream| last(stream, b"ok"), Broken, Dropped),
+        ("an answer on stream 0", |_| only(0, &[(":status", "200")]), Broken, Dropped),
+        ("an answer that nobody asked for", |stream| only(stream + 2, &[(":status", "200")]), Broken, Dropped),
+        ("an answer on a stream of its own", |_| only(2, &[(":status", "200")]), Broken, Dropped),
+        ("a promise", |stream| frame(frames::PUSH_PROMISE, frames::END_HEADERS, stream, &[&2_u32.to_be_bytes()[..], &block(&[(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "a")])].concat()), Broken, Dropped),
+        ("a block that cannot be decoded", |stream| frame(frames::HEADERS, frames::END_HEADERS, stream, &[0xff, 0xff, 0xff, 0xff, 0xff]), Broken, Dropped),
+        ("a frame in the middle of a head", |stream| [frame(frames::HEADERS, 0, stream, &block(&[(":status", "200")])), data(stream, b"ok")].concat(), Broken, Dropped),
+        ("a continuation of nothing", |stream| frame(frames::CONTINUATION, frames::END_HEADERS, stream, &block(&[(":status", "200")])), Broken, Dropped),
+        ("a frame that is too long", |stream| data(stream, &[0; 17_000]), Broken, Dropped),
+        ("a setting that is none", |_| settings(&[(frames::INITIAL_WINDOW_SIZE, u32::MAX)]), Broken, Dropped),
+        ("settings of five bytes", |_| frame(frames::SETTINGS, 0, 0, &[0; 5]), Broken, Dropped),
+        ("a PING of seven bytes", |_| frame(frames::PING, 0, 0, &[0; 7]), Broken, Dropped),
+        ("a window that overflows", |_| window_update(0, 0x7fff_ffff), Broken, Dropped),
+        ("a window of nothing", |_| window_update(0, 0), Broken, Dropped),
+        ("padding that is longer than its frame", |stream| frame(frames::DATA, frames::PADDED, stream, &[200, 1]), Broken, Dropped),
+        ("a GOAWAY that disowns it", |_| go_away(0), Broken, Dropped),
+        ("a head without an end", |stream| [frame(frames::HEADERS, 0, stream, &block(&[(":status", "200")])), frame(frames::CONTINUATION, 0, stream, &block(&[("x", &"y".repeat(100))])).repeat(20_000)].concat(), Broken, Dropped),
+    ];
+    bench.check_all(After::Kept, rows);
+    let ended: &[Row] = &[
+        ("nothing, and the end", |_| Vec::new(), Broken, Dropped),
+        ("half a frame, and the end", |stream| ok(stream)[..7].to_vec(), Broken, Dropped),
+        ("half a head, and the end", |stream| frame(frames::HEADERS, 0, stream, &block(&[(":status", "200")])), Broken, Dropped),
+        ("a 1xx alone, and the end", |stream| head(stream, &[(":status", "103")]), Broken, Dropped),
+        ("a GOAWAY, and the end", go_away, Broken, Dropped),
+    ];
+    bench.check_all(After::Closed, ended);
+    assert_eq!(bench.rows, 2 * (rows.len() + ended.len()));
+    bench.rest();
+}
+
+#[test]
+fn a_body_over_http_2_that_breaks_off_or_goes_wrong_never_looks_complete() {
+    let mut bench = Bench::start();
+    let rows: &[Row] = &[
+        ("a reset", |stream| [ok(stream), data(stream, b"half"), reset(stream, 2)].concat(), Aborted, Kept),
+        ("a reset without an error", |stream| [ok(stream), data(stream, b"half"), reset(stream, 0)].concat(), Aborted, Kept),
+        ("less than its length", |stream| [head(stream, &[(":status", "200"), ("content-length", "100")]), last(stream, b"half")].concat(), Aborted, Kept),
+        ("more than its length", |stream| [head(stream, &[(":status", "200"), ("content-length", "2")]), last(stream, b"okay")].concat(), Aborted, Kept),
+        ("no body for a length", |stream| [head(stream, &[(":status", "200"), ("content-length", "100")]), last(stream, b"")].concat(), Aborted, Kept),
+        ("a second head", |stream| [ok(stream), data(stream, b"half"), ok(stream)].concat(), Aborted, Kept),
+        ("a status among the trailers", |stream| [ok(stream), data(stream, b"half"), only(stream, &[(":status", "200")])].concat(), Aborted, Kept),
+        ("more than the window", |stream| [ok(stream), data(stream, &[b'x'; 16_384]).repeat(300)].concat(), Aborted, Dropped),
+        ("a frame that nobody knows in a head's place", |stream| [ok(stream), data(stream, b"half"), frame(frames::CONTINUATION, 0, stream, b"x")].concat(), Aborted, Dropped),
+    ];
+    bench.check_all(After::Kept, rows);
+    let ended: &[Row] = &[
+        ("half a body", |stream| [ok(stream), data(stream, b"half")].concat(), Aborted, Dropped),
+        ("half a frame", |stream| [ok(stream), data(stream, b"half")[..11].to_vec()].concat(), Aborted, Dropped),
+        ("a GOAWAY and half a body", |stream| [go_away(stream), ok(stream), data(stream, b"half")].concat(), Aborted, Dropped),
+    ];
+    bench.check_all(After::Closed, ended);
+    assert_eq!(bench.rows, 2 * (rows.len() + ended.len()));
+    bench.rest();
+}
+
+#[test]
+fn an_answer_over_http_2_that_says_the_truth_oddly_is_passed_on() {
+    let mut bench = Bench::start();
+    let rows: &[Row] = &[
+        ("1xx before it", |stream| [head(stream, &[(":status", "103")]).repeat(3), ok(stream), last(stream, b"ok")].concat(), Whole(200, "ok"), Kept),
+        ("PINGs and settings before it", |stream| [frame(frames::PING, 0, 0, &[0; 8]), settings(&[]), ok(stream), last(stream, b"ok")].concat(), Whole(200, "ok"), Kept),
+        ("a frame of an unknown kind", |stream| [frame(0xee, 0xff, stream, b"?"), ok(stream), last(stream, b"ok")].concat(), Whole(200, "ok"), Kept),
+        ("a reset without an error behind it", |stream| [ok(stream), last(stream, b"ok"), reset(stream, 0)].concat(), Whole(200, "ok"), Kept),
+        ("a GOAWAY before it", |stream| [go_away(stream), ok(stream), last(stream, b"ok")].concat(), Whole(200, "ok"), Dropped),
+        ("a GOAWAY behind it", |stream| [ok(stream), last(stream, b"ok"), go_away(stream)].concat(), Whole(200, "ok"), Dropped),
+        ("trailers", |stream| [ok(stream), data(stream, b"ok"), only(stream, &[("t", "u")])].concat(), Whole(200, "ok"), Kept),
+        ("empty frames", |stream| [ok(stream), data(stream, b"").repeat(10), last(stream, b"ok")].concat(), Whole(200, "ok"), Kept),
+        ("padding", |stream| [ok(stream), frame(frames::DATA, frames::PADDED | frames::END_STREAM, stream, b"\x02ok\0\0")].concat(), Whole(200, "ok"), Kept),
+        ("a 204", |stream| only(stream, &[(":status", "204")]), Whole(204, ""), Kept),
+        ("a length for 304", |stream| only(stream, &[(":status", "304"), ("content-length", "5")]), Whole(304, ""), Kept),
+    ];
+    bench.check_all(After::Kept, rows);
+    let for_head: Row = ("a length for HEAD", |stream| only(stream, &[(":status", "200"), ("content-length", "5")]), Whole(200, ""), Kept);
+    bench.check("HEAD", After::Kept, &for_head);
+    let trickled: Row = ("byte by byte", |stream| [ok(stream), last(stream, b"ok")].concat(), Whole(200, "ok"), Kept);
+    bench.check("GET", After::Trickled, &trickled);
+    assert_eq!(bench.rows, 2 * (rows.len() + 2));
+    bench.rest();
+}
+
+#[test]
+fn a_body_over_http_2_where_none_may_be_reaches_no_client() {
+    let bench = Bench::start();
+    let rows: [(&str, &str, Written); 3] = [
+        ("HEAD", "200", |stream| [head(stream, &[(":status", "200")]), last(stream, b"hello")].concat()),
+        ("GET", "204", |stream| [head(stream, &[(":status", "204")]), last(stream, b"hello")].concat()),
+        ("GET", "304", |stream| [head(stream, &[(":status", "304")]), last(stream, b"hello")].concat()),
+    ];
+    for (method, status, written) in rows {
+        bench.upstream.answer_next(written, After::Kept);
+        let mut client = Client::connect(bench.gateway.edge());
+        let request = Request::new(method, "/bodiless").bearer(&bench.key.secret);
+        let answer = client.exchange(&request).expect("an answer");
+        assert!(answer.status.to_string() == status || answer.status == 502, "{method} {status}: {}", answer.status);
+        // Whatever was made of it, no byte of that body is taken for the next answer's.
+        if let Ok(next) = client.exchange(&Request::get("/next").bearer(&bench.key.secret)) {
+            assert_eq!((next.status, next.text().as_str()), (200, "ok"), "{method} {status}");
+        }
+        assert!(!client.recorded().windows(5).any(|window| window == b"hello"), "{method} {status}");
+    }
+    bench.rest();
+}
+
+#[test]
+fn an_upstream_that_falls_silent_over_http_2_is_504_or_a_visible_break_and_its_other_streams_live() {
+    let mut bench = Bench::start();
+    let rows: &[Row] = &[
+        ("silence", |_| Vec::new(), Timeout, Kept),
+        ("silence in a head", |stream| ok(stream)[..7].to_vec(), Timeout, Dropped),
+        ("silence behind a 1xx", |stream| head(stream, &[(":status", "103")]), Timeout, Kept),
+        ("silence in a body", |stream| [ok(stream), data(stream, b"half")].concat(), Aborted, Kept),
+    ];
+    bench.check_all(After::Kept, rows);
+    assert!(bench.upstream.resets() >= 6, "a request that nobody waits for is given back: {}", bench.upstream.resets());
+    bench.rest();
+}
+
+#[test]
+fn floods_by_an_http_2_upstream_end_its_connection_and_cost_others_nothing() {
+    let bench = Bench::start();
+    let floods: &[(&str, Written)] = &[
+        ("PING", |_| frame(frames::PING, 0, 0, &[0; 8]).repeat(100_000)),
+        ("SETTINGS", |_| settings(&[]).repeat(100_000)),
+        ("empty DATA", |stream| [ok(stream), data(stream, b"").repeat(100_000)].concat()),
+        ("1xx", |stream| head(stream, &[(":status", "103"), ("x", "y")]).repeat(20_000)),
+        ("resets of nothing", |stream| reset(stream, 8).repeat(100_000)),
+        ("unknown frames", |_| frame(0xee, 0, 0, &[0; 8]).repeat(100_000)),
+    ];
+    for (what, written) in floods {
+        bench.upstream.answer_next(*written, After::Kept);
+        let request = Request::get(&format!("/flood/{}", what.replace(' ', "-"))).bearer(&bench.key.secret);
+        let mut client = Client::connect(bench.gateway.edge());
+        client.wait_at_most(Duration::from_secs(20));
+        match client.exchange(&request) {
+            Ok(answer) if answer.status == 200 => assert!(!answer.complete, "{what}: it does not look complete"),
+            Ok(answer) => assert!([502, 504].contains(&answer.status), "{what}: {}", answer.status),
+            Err(broken) => panic!("{what}: {broken:?}"),
+        }
+        let next = bench.gateway.get(&bench.key, "/next");
+        assert_eq!((next.status, next.text().as_str()), (200, "ok"), "after {what}");
+    }
+    let records = |record: &Value| record["path"].as_str().is_some_and(|path| path.starts_with("/flood/"));
+    eventually!(SOON, bench.gateway.activity(&bench.editor).into_iter().filter(records).count() == floods.len(), "each is recorded once");
+    bench.rest();
+}
