@@ -1,15 +1,17 @@
-//! Dependencies that fail: the store's file and the spool. Whatever fails, a caller is told to come back, never that the
+//! Dependencies that fail: the store's file, the spool, a key's file, and time. Whatever fails, a caller is told to come back, never that the
 //! key is wrong, and nothing is forwarded that cannot be recorded.
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::eventually::{eventually, found};
-use crate::support::{Gate, Gateway, Http2, Reply, Request, SOON};
+use crate::support::identity::header_of;
+use crate::support::{Client, Gate, Gateway, Http2, Reply, Request, SOON};
 
 #[test]
 fn a_use_that_cannot_be_recorded_is_503_and_never_forwarded_while_create_and_revoke_go_on() {
@@ -59,6 +61,85 @@ fn a_store_that_cannot_be_read_is_503_and_never_401() {
     }
     assert!(gateway.upstream.targets().is_empty());
     eventually!(SOON, gateway.log().contains("the store failed a request"), "the operator can read why");
+}
+
+/// A file that the gateway reads, and what damages it.
+const DAMAGES: [(&str, &[u8]); 4] = [
+    ("emptied", b""),
+    ("garbage", b"\0garbage\xff"),
+    ("cut in the middle", b"-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2"),
+    ("another kind of file", b"{\"keys\": {}}"),
+];
+
+#[test]
+fn a_signing_key_that_is_damaged_changes_nothing_is_named_and_is_taken_again_once_mended() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("signing.pem");
+    let made = rcgen::KeyPair::generate().expect("a key").serialize_pem();
+    fs::write(&file, &made).expect("our folder");
+    let gateway = Gateway::with(|config| config["assertion"] = json!({ "signing_keys": [{ "file": file }] }));
+    let key = gateway.key();
+    let signed_by = |target: &str| {
+        gateway.get(&key, target).expect(200);
+        let seen = gateway.upstream.last(target);
+        header_of(seen.fields.one("x-assure-jwt-assertion").expect("an assertion"))["kid"].clone()
+    };
+    let before = (signed_by("/before"), gateway.ops_get("/.well-known/jwks.json").json());
+    let reloads = |result: &str| gateway.metric(&format!("assure_gateway_config_reloads_total{{result=\"{result}\"}}"));
+    for (what, bytes) in DAMAGES {
+        let (failures, log) = (reloads("failure"), gateway.log().len());
+        fs::write(&file, bytes).expect("our folder");
+        gateway.signal(Signal::HUP);
+        eventually!(SOON, reloads("failure") > failures, "{what}: the failure is counted");
+        let told = || gateway.log()[log..].to_owned();
+        eventually!(SOON, told().contains("was not reloaded") && told().contains("signing.pem"), "{what}: the operator can read which");
+        let after = (signed_by("/after"), gateway.ops_get("/.well-known/jwks.json").json());
+        assert_eq!(after, before, "{what}: what worked goes on working");
+        assert!(gateway.is_ready(), "{what}");
+    }
+    fs::write(&file, &made).expect("our folder");
+    let successes = reloads("success");
+    gateway.signal(Signal::HUP);
+    eventually!(SOON, reloads("success") > successes, "once mended it is taken again");
+    assert_eq!(signed_by("/mended"), before.0);
+}
+
+#[test]
+fn a_process_that_was_stopped_goes_on_where_it_was_and_blames_nobody_for_the_time() {
+    const STOPPED: Duration = Duration::from_secs(3);
+    let gateway = Gateway::with(|config| {
+        config["limits"]["requests_per_minute"] = json!(10);
+        config["upstreams"]["ledger"]["timeout"] = json!({ "response_header": "1s", "idle": "1s" });
+    });
+    let (editor, key) = (gateway.editor(), gateway.key());
+    let gate = Gate::new();
+    let held = Arc::clone(&gate);
+    gateway.upstream.answer(move |head| if head.start.contains("/held") { Reply::Held(Arc::clone(&held)) } else { Reply::ok() });
+    let mut connected = Client::connect(gateway.edge());
+    connected.exchange(&Request::get("/connected").bearer(&key.secret)).expect("an answer").expect(200);
+    let mut waiting = Client::connect(gateway.edge());
+    waiting.send(Request::get("/held").bearer(&key.secret).head()).expect("sent");
+    eventually!(SOON, gateway.upstream.count("/held") == 1);
+
+    gateway.signal(Signal::STOP);
+    let until = Instant::now() + STOPPED;
+    // The upstream answers meanwhile, well within its deadline; the process cannot know.
+    gate.open();
+    connected.send(Request::get("/connected").bearer(&key.secret).head()).expect("the kernel takes it");
+    let mut fresh = Client::connect(gateway.edge());
+    fresh.send(Request::get("/fresh").bearer(&key.secret).head()).expect("the kernel takes it");
+    eventually!(SOON, Instant::now() > until);
+    gateway.signal(Signal::CONT);
+    for (what, client) in [("held", &mut waiting), ("connected", &mut connected), ("fresh", &mut fresh)] {
+        assert_eq!(client.answer().map(|answer| answer.status), Ok(200), "{what}: its time is not held against it");
+    }
+    // Four of ten; a stop neither gives uses back nor takes any.
+    let statuses: Vec<u16> = (0..7).map(|_| gateway.get(&key, "/rest").status).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 429]);
+    let allowed = |record: &serde_json::Value| record["action"] == "key.use" && record["outcome"] == "allowed";
+    eventually!(SOON, gateway.activity(&editor).into_iter().filter(allowed).count() == 10, "each use is recorded once");
+    assert_eq!(gateway.upstream.targets().len(), 10);
+    assert!(gateway.is_ready());
 }
 
 /// Breaks every place of a file that holds `text`: a control byte makes the record around it unreadable.

@@ -3,10 +3,12 @@
 //! Whether single frames are right is `conformance`'s question. A bad stream ends by 400, RST_STREAM or GOAWAY, and the upstream sees no
 //! complete request of it.
 
+use crate::support::eventually::{eventually, found};
 use crate::support::frames::{
-    CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frames, GOAWAY, HEADERS, RST_STREAM, block,
+    CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frames, GOAWAY, HEADERS, REFUSED_STREAM, RST_STREAM, block,
+    reset,
 };
-use crate::support::{Gateway, Http2, Key, Request};
+use crate::support::{Gateway, Http2, Key, Request, SOON};
 
 /// What became of a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,4 +159,23 @@ fn a_refused_upload_leaves_the_other_streams_of_its_connection_alone() {
     assert_eq!(running.answer().map(|answer| answer.status), Ok(200));
     let seen = gateway.upstream.last("/running");
     assert!(seen.complete && seen.body_bytes == 12);
+}
+
+#[test]
+fn a_stream_that_is_reset_in_mid_body_by_whatever_code_is_never_complete_at_the_upstream() {
+    let gateway = Gateway::start();
+    let (editor, key) = (gateway.editor(), gateway.key());
+    for code in [0, 1, 2, REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM, 0xdead] {
+        let path = format!("/reset/{code}");
+        let mut frames = Frames::connect(gateway.edge());
+        let fields = fields(&key.secret, &[(":path", &path)], &[]);
+        assert!(frames.send(HEADERS, END_HEADERS, 1, &block(&fields)) && frames.send(DATA, 0, 1, b"half"));
+        let arrived = || gateway.upstream.seen().into_iter().find(|seen| seen.target == path && seen.body_bytes == 4);
+        eventually!(SOON, arrived().is_some(), "the first half arrives");
+        frames.raw(&reset(1, code)).expect("sent");
+        eventually!(SOON, gateway.upstream.last(&path).gone_at.is_some(), "{code}: the upstream sees it break off");
+        assert!(!gateway.upstream.last(&path).complete, "{code}: half a body is never taken for a whole one");
+        let record = found(SOON, "a record", || gateway.activity(&editor).into_iter().find(|record| record["path"] == path.as_str()));
+        assert_eq!(record["reason"], "client_abort", "{code}: {record}");
+    }
 }

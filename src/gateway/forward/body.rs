@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -155,6 +155,9 @@ pub enum BodyError {
     /// The client broke off.
     #[error("the client broke off the request body: {0}")]
     Client(#[source] hyper::Error),
+    /// An HTTP/2 stream was reset without an error and without its end.
+    #[error("the stream was reset before its end")]
+    Reset,
     /// The upstream had answered before it read all.
     #[error("the upstream answered without waiting for the request body")]
     Unwanted,
@@ -169,6 +172,8 @@ pub enum BodyError {
 /// A client's body on its way to an upstream.
 pub(super) struct RequestBody {
     source: Source,
+    /// What the client sends it by.
+    version: Version,
     meter: Arc<Meter>,
     bytes_max: u64,
     pace: Pace,
@@ -185,19 +190,19 @@ enum Source {
 
 impl RequestBody {
     /// The body of a request that the client sent.
-    pub(super) fn new(incoming: Incoming, meter: Arc<Meter>, bytes_max: u64) -> Self {
+    pub(super) fn new(incoming: Incoming, version: Version, meter: Arc<Meter>, bytes_max: u64) -> Self {
         let source = if incoming.is_end_stream() { Source::Nothing } else { Source::Client(incoming) };
         if matches!(source, Source::Nothing) {
             meter.close(Fate::Complete);
         }
-        Self { source, meter, bytes_max, pace: Pace::new() }
+        Self { source, version, meter, bytes_max, pace: Pace::new() }
     }
 
     /// No body, for a request of our own.
     pub(super) fn nothing() -> Self {
         let meter = Meter::new();
         meter.close(Fate::Complete);
-        Self { source: Source::Nothing, meter, bytes_max: 0, pace: Pace::new() }
+        Self { source: Source::Nothing, version: Version::HTTP_11, meter, bytes_max: 0, pace: Pace::new() }
     }
 
     fn cut(&mut self, fate: Fate, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -233,6 +238,8 @@ impl Body for RequestBody {
             let mut frame = match item {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return this.cut(blame(&error), BodyError::Client(error)),
+                // hyper takes a stream that was reset with NO_ERROR for one that ended, END_STREAM or not.
+                None if this.version == Version::HTTP_2 && !is_last => return this.cut(Fate::ClientAborted, BodyError::Reset),
                 None => {
                     this.source = Source::Nothing;
                     this.meter.close(Fate::Complete);

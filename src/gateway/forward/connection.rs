@@ -129,7 +129,11 @@ impl Connection {
     pub(super) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Http1(connection) => connection.poll_frame(context).map_err(|error| BodyError::Upstream(error.into())),
-            Self::Http2(_, Some(body)) => Pin::new(body).poll_frame(context).map_err(|error| BodyError::Upstream(error.into())),
+            Self::Http2(_, Some(body)) => match Pin::new(&mut *body).poll_frame(context) {
+                // hyper takes a stream that was reset with NO_ERROR for one that ended, END_STREAM or not.
+                Poll::Ready(None) if !body.is_end_stream() => Poll::Ready(Some(Err(BodyError::Reset))),
+                polled => polled.map_err(|error| BodyError::Upstream(error.into())),
+            },
             Self::Http2(_, None) => Poll::Ready(None),
         }
     }

@@ -79,7 +79,8 @@ pub(super) async fn send(mut request: Request<Incoming>, to: &Forwarding<'_>) ->
     if let Some(wish) = &wish {
         wish.write(&mut parts);
     }
-    let request = Request::from_parts(parts, RequestBody::new(incoming, to.meter.clone(), to.body_bytes_max));
+    let body = RequestBody::new(incoming, parts.version, to.meter.clone(), to.body_bytes_max);
+    let request = Request::from_parts(parts, body);
     let wanted = if wish.is_some() { Wanted::Http1 } else { Wanted::Any };
     let (response, lease) = exchange(to.upstream, request, wanted, to).await?;
     to.upstream.observe(clock::boot_now().since(started));
