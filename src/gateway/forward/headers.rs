@@ -209,7 +209,7 @@ fn join_cookies(headers: &mut HeaderMap) {
     headers.insert(COOKIE, joined);
 }
 
-/// Keeps `Trailer` for the fields that will be let through: hyper sends no trailer that is not announced.
+/// Keeps `Trailer` for the fields that will be let through; to the client, hyper sends no trailer that is not announced.
 fn filter_trailer_names(headers: &mut HeaderMap, is_removed: fn(&str) -> bool) {
     if !headers.contains_key(TRAILER) {
         return;
