@@ -2,6 +2,7 @@
 //! key is wrong, and nothing is forwarded that cannot be recorded.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -77,6 +78,7 @@ fn a_signing_key_that_is_damaged_changes_nothing_is_named_and_is_taken_again_onc
     let file = folder.path().join("signing.pem");
     let made = rcgen::KeyPair::generate().expect("a key").serialize_pem();
     fs::write(&file, &made).expect("our folder");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("our file");
     let gateway = Gateway::with(|config| config["assertion"] = json!({ "signing_keys": [{ "file": file }] }));
     let key = gateway.key();
     let signed_by = |target: &str| {
