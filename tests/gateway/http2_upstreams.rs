@@ -309,7 +309,6 @@ fn a_body_over_http_2_that_breaks_off_or_goes_wrong_never_looks_complete() {
             Either,
         ),
         ("a second head", |stream| [ok(stream), data(stream, b"half"), ok(stream)].concat(), Aborted, Either),
-        ("more than the window", |stream| [ok(stream), data(stream, &[b'x'; 16_384]).repeat(300)].concat(), Aborted, Dropped),
         (
             "a frame that nobody knows in a head's place",
             |stream| [ok(stream), data(stream, b"half"), frame(frames::CONTINUATION, 0, stream, b"x")].concat(),
