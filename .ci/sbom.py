@@ -1,71 +1,78 @@
 #!/usr/bin/env python3
-"""Prints what the program is made of, as a bill of materials in CycloneDX 1.5 (JSON): `.ci/sbom.py > sbom.json`.
+"""Prints a CycloneDX 1.5 bill of materials of the gateway: every crate that a release build compiles, with version, licence,
+checksum, and what depends on what. The same sources give the same bytes.
 
-Says of each crate that a build compiles its version, licence, digest and whether the program itself asks for it.
-Reads cargo's own files only; the same sources give the same bytes, so it can be kept beside a release.
+    python3 .ci/sbom.py > assure-gateway.cdx.json
 """
 
+import hashlib
 import json
 import sys
 import tomllib
-from pathlib import Path
+import uuid
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from dependencies import REPOSITORY, cargo  # noqa: E402
+from dependencies import REPOSITORY, cargo
 
 TARGET = "x86_64-unknown-linux-gnu"
 
 
-def linked():
-    """Names and versions of what is compiled into the program; not what only its tests or its build need."""
-    lines = cargo("tree", "--locked", "--target", TARGET, "--edges", "normal", "--prefix", "none", "--format", "{p}").splitlines()
-    return {tuple(line.split()[:2]) for line in lines if line.strip()}
+def compiled():
+    """The packages of a release build: neither tests' dependencies nor what a disabled feature would bring."""
+    words = ["tree", "--locked", "--target", TARGET, "--edges", "normal,build", "--prefix", "none", "--format", "{p}"]
+    return {tuple(line.split()[:2]) for line in cargo(*words).splitlines() if line.strip()}
 
 
-def reference(package):
+def url(package):
     return f"pkg:cargo/{package['name']}@{package['version']}"
 
 
-def component(package, digests, direct):
-    entry = {
+def component(package, checksums):
+    found = {
         "type": "library",
-        "bom-ref": reference(package),
+        "bom-ref": url(package),
         "name": package["name"],
         "version": package["version"],
-        "purl": reference(package),
+        "purl": url(package),
         "licenses": [{"expression": package["license"].replace("/", " OR ")}],
-        "hashes": [{"alg": "SHA-256", "content": digests[package["name"], package["version"]]}],
-        "properties": [{"name": "assure:direct", "value": str(package["name"] in direct).lower()}],
+        "hashes": [{"alg": "SHA-256", "content": checksums[package["name"], package["version"]]}],
     }
     if package["repository"]:
-        entry["externalReferences"] = [{"type": "vcs", "url": package["repository"]}]
-    return entry
+        found["externalReferences"] = [{"type": "vcs", "url": package["repository"]}]
+    return found
 
 
 def main():
+    lock = (REPOSITORY / "Cargo.lock").read_bytes()
+    checksums = {(entry["name"], entry["version"]): entry.get("checksum") for entry in tomllib.loads(lock.decode())["package"]}
     metadata = json.loads(cargo("metadata", "--format-version", "1", "--locked", "--filter-platform", TARGET))
-    lock = tomllib.loads((REPOSITORY / "Cargo.lock").read_text())
-    digests = {(package["name"], package["version"]): package["checksum"] for package in lock["package"] if "checksum" in package}
-    wanted = linked()
-    packages = {package["id"]: package for package in metadata["packages"] if (package["name"], f"v{package['version']}") in wanted}
-    root = packages.pop(metadata["resolve"]["root"])
-    direct = {dependency["name"] for dependency in root["dependencies"] if dependency["kind"] is None}
-    chosen = sorted(packages.values(), key=lambda package: (package["name"], package["version"]))
-    edges = {node["id"]: node["dependencies"] for node in metadata["resolve"]["nodes"]}
-    shown = [root, *chosen]
-    dependencies = [
-        {"ref": reference(package), "dependsOn": sorted(reference(packages[id]) for id in edges[package["id"]] if id in packages)}
-        for package in shown
-    ]
+    names = compiled()
+    packages = {package["id"]: package for package in metadata["packages"] if (package["name"], f"v{package['version']}") in names}
+    root = packages[metadata["resolve"]["root"]]
+    nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
+
+    def needs(identity):
+        kinds = ((needed["pkg"], {kind["kind"] for kind in needed["dep_kinds"]}) for needed in nodes[identity]["deps"])
+        return sorted(url(packages[needed]) for needed, kind in kinds if needed in packages and kind != {"dev"})
+
+    libraries = sorted((package for package in packages.values() if package is not root), key=url)
     bill = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
+        "serialNumber": f"urn:uuid:{uuid.UUID(bytes=hashlib.sha256(lock).digest()[:16], version=4)}",
         "version": 1,
         "metadata": {
-            "component": {"type": "application", "bom-ref": reference(root), "name": root["name"], "version": root["version"], "purl": reference(root)}
+            "component": {
+                "type": "application",
+                "bom-ref": url(root),
+                "name": root["name"],
+                "version": root["version"],
+                "licenses": [{"expression": root["license"]}],
+            }
         },
-        "components": [component(package, digests, direct) for package in chosen],
-        "dependencies": dependencies,
+        "components": [component(package, checksums) for package in libraries],
+        "dependencies": [
+            {"ref": url(packages[identity]), "dependsOn": needs(identity)} for identity in sorted(packages, key=lambda known: url(packages[known]))
+        ],
     }
     json.dump(bill, sys.stdout, indent=1)
     print()

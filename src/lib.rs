@@ -46,5 +46,9 @@ pub mod app;
 pub mod cli;
 pub mod demo;
 
+// What fuzzing drives: nothing, unless compiled for it.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+
 // Which rules are broken on purpose: none, unless compiled for the model.
 pub mod mutants;

@@ -29,6 +29,9 @@ mod whoami;
 mod openapi;
 mod page;
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+
 pub use openapi::document;
 pub use server::{AdminState, Peer, handler, service};
 pub use settings::{Settings, SettingsError};

@@ -27,6 +27,9 @@ mod ship;
 #[cfg(test)]
 mod testing;
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+
 pub use folder::SpoolError;
 pub use ship::{catch_up, ship};
 pub use spool::{Spool, SpoolFull, Ticket};

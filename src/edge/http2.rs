@@ -1,9 +1,10 @@
 //! HTTP/2 on one connection.
 //!
-//! hyper and h2 frame, and keep their own limits on reset streams, CONTINUATION and empty frames. Added here: an end for
-//! connections without streams and for old ones (GOAWAY, then a hard end), an end for single streams whose client opens
-//! no window for the answer, and the same limits on header fields as HTTP/1.1 has, answered in the product's own words.
-//! Only beyond twice the limit h2 itself answers, with an empty 431.
+//! hyper and h2 frame, and keep their own limits on reset streams, CONTINUATION and small DATA. Added here: a budget for
+//! other frames that carry nothing (`frame_budget`), an end for connections without streams and for old ones (GOAWAY, then
+//! a hard end), an end for single streams whose client opens no window for the answer, and the same limits on header
+//! fields as HTTP/1.1 has, answered in the product's own words. Only beyond twice the limit h2 itself answers, with an
+//! empty 431.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -28,6 +29,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::body::{Observed, Observer};
 use super::drain::{Phase, Watch};
+use super::frame_budget::Budgeted;
 use super::http::{Replay, Server, spread};
 use super::{OwnRefusal, Peer};
 use crate::tasks::Tasks;
@@ -88,7 +90,7 @@ where
         .keep_alive_interval(PING_AFTER)
         .keep_alive_timeout(PING_TIMEOUT)
         .enable_connect_protocol()
-        .serve_connection(TokioIo::new(stream), calls);
+        .serve_connection(TokioIo::new(Budgeted::new(stream)), calls);
     let mut connection = pin!(connection);
     let mut age = pin!(tokio::time::sleep(spread(limits.age)));
     let mut idle = Idle::new(streams.open, limits.idle);

@@ -10,6 +10,7 @@ mod accept;
 mod body;
 mod chunk_scan;
 mod drain;
+mod frame_budget;
 mod head_scan;
 mod http;
 mod http1;
@@ -20,6 +21,8 @@ mod proxy_protocol;
 mod rest;
 mod stream;
 mod tls;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(test)]
 mod trials;
 

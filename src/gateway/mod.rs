@@ -22,6 +22,9 @@ mod respond;
 mod linger;
 mod cuts;
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+
 use std::net::SocketAddr;
 
 pub use answer::AnswerBody;
@@ -29,6 +32,8 @@ pub use client_address::Transport;
 pub use cuts::Cuts;
 pub use exchange::Books;
 pub use forward::Forwarder;
+#[cfg(feature = "fuzzing")]
+pub use forward::fuzzing as forward_fuzzing;
 pub use handle::{Gateway, refuse_unparsed};
 pub use limit::Limiter;
 pub use resolve::Keyring;

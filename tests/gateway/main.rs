@@ -24,6 +24,7 @@ mod descriptors;
 mod desync;
 mod differential;
 mod drain;
+mod floods;
 mod forgetting;
 mod forwarding;
 mod framing;

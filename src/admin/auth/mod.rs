@@ -12,6 +12,9 @@ pub mod local;
 mod sign_in;
 mod tokens;
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+
 pub(crate) use caller::{Caller, Editor, Viewer, verified};
 pub(crate) use cookie::{SessionCookie, TOKEN_BYTES_MAX};
 pub use sign_in::{LINK_LIFE, SignInLinks};

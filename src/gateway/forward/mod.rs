@@ -9,6 +9,8 @@
 mod balance;
 mod body;
 mod connection;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod headers;
 mod health;
 mod http1;

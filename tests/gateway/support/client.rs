@@ -130,6 +130,11 @@ impl Client {
         Ok(Self { wire: Wire::new(socket)? })
     }
 
+    /// A connection that was made in a way of its own.
+    pub(crate) fn over(socket: TcpStream) -> io::Result<Self> {
+        Ok(Self { wire: Wire::new(socket)? })
+    }
+
     /// The same through TLS; the handshake takes place with the first bytes.
     pub(crate) fn connect_tls(address: SocketAddr, config: Arc<rustls::ClientConfig>) -> io::Result<Self> {
         let socket = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;

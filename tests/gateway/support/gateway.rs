@@ -338,6 +338,11 @@ impl Gateway {
         [self.earlier.clone(), self.log.all(), self.printed.all()].concat().join("\n")
     }
 
+    /// Whose memory and descriptors `/proc` tells of.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw).expect("a process id");
         kill_process(pid, signal).expect("the process is ours");

@@ -6,6 +6,8 @@
 //! is reusable only when both messages ended where they said, and nothing came after them.
 
 mod decoder;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod head;
 mod request;
 
