@@ -13,7 +13,7 @@
 # 8081 (admin) and 9090 (ops) are for the inside of a network: publish them nowhere else.
 
 FROM rust:1.95-slim-bookworm AS build
-# aws-lc is C and assembly: it needs a compiler and cmake, nothing from the network. The machine's trust roots are for https
+# aws-lc is C and assembly: it needs a compiler and cmake, nothing from the network. The trust roots are for https
 # upstreams and key sets.
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -24,21 +24,21 @@ WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY config config
 COPY src src
-# /out is the whole image: the program, the libraries that it is linked with, the trust roots, its own folder.
+# Then all that the image has: the binary, the loader and the few libraries that it names, the trust roots.
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/build/target,sharing=locked \
     cargo build --release --locked --bin assure-gateway \
     && install -D target/release/assure-gateway /out/usr/local/bin/assure-gateway \
-    && install -d -m 0700 -o 65532 -g 65532 /out/var/lib/assure-gateway \
-    && ldd target/release/assure-gateway > linked.txt \
-    && sed -n 's|^[^/]*\(/[^ ]*\) .*|\1|p' linked.txt > libraries.txt \
-    && xargs --arg-file=libraries.txt cp --parents --dereference --target-directory=/out \
-    && cp --parents --dereference --target-directory=/out /etc/ssl/certs/ca-certificates.crt
+    && ldd target/release/assure-gateway | grep -o '/[^ ]*' | xargs cp --parents --dereference --target-directory=/out \
+    && cp --parents --dereference --target-directory=/out /etc/ssl/certs/ca-certificates.crt \
+    && install -d -m 0700 /data
 
-# No shell, no package manager, nothing to run but the gateway.
+# No shell, no package manager, no other program.
 FROM scratch
 COPY --from=build /out /
 # A number and not a name, so that an orchestrator can see that it is not root.
+COPY --from=build --chown=65532:65532 /data /var/lib/assure-gateway
 USER 65532:65532
 WORKDIR /var/lib/assure-gateway
 VOLUME ["/var/lib/assure-gateway"]

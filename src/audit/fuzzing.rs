@@ -15,9 +15,7 @@ pub fn spool(data: &[u8]) {
     let cut = data.iter().position(|byte| *byte == MARK).unwrap_or(data.len());
     let (first, second) = (data.get(..cut).unwrap_or_default(), data.get(cut + 1..).unwrap_or_default());
     let segments = [with_checksums(first), with_checksums(second)];
-    for raw in [first, second, &segments[0], &segments[1]] {
-        read_entries(raw);
-    }
+    [first, second].into_iter().chain(segments.iter().map(Vec::as_slice)).for_each(read_entries);
     let mut scan = Scan::of(SPOOL);
     let damaged = segments.iter().zip(1..).any(|(bytes, number)| scan.read(number, bytes).is_err());
     if damaged {
@@ -25,7 +23,7 @@ pub fn spool(data: &[u8]) {
     }
     let mut again = Scan::of(SPOOL);
     for found in &scan.segments {
-        let bytes = &segments[found.number as usize - 1];
+        let bytes = segments.get(found.number as usize - 1).expect("two segments were read");
         let written = bytes.get(..found.written as usize).expect("entries end within the file");
         again.read(found.number, written).expect("what was whole is whole");
     }

@@ -27,10 +27,9 @@ pub fn target(data: &[u8]) {
         assert!(bare != "." && bare != "..", "{text:?}");
         assert!(text.len() <= forwarded.len(), "segments stand in the same order");
     }
-    for segment in first.segments() {
-        let shorter = first.without_prefix(&format!("/{}", segment.text));
-        accepted(Uri::from(shorter), first.authority().clone()).expect("what is left without a prefix is accepted");
-        break;
+    for prefix in path.match_indices('/').map(|(place, _)| path.split_at(place).0) {
+        let shorter = Uri::from(first.without_prefix(prefix));
+        accepted(shorter, first.authority().clone()).expect("what is left without a prefix is accepted");
     }
 }
 

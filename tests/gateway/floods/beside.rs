@@ -27,7 +27,7 @@ pub(super) struct Resources {
 }
 
 impl Resources {
-    fn of(process: u32) -> Self {
+    pub(super) fn of(process: u32) -> Self {
         let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).expect("it is our child");
         let resident = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).and_then(|rest| rest.split_whitespace().next());
         let kilobytes: u64 = resident.and_then(|number| number.parse().ok()).expect("a number of kilobytes");

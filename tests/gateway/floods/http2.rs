@@ -1,5 +1,8 @@
-//! Attacks by HTTP/2, frame by frame. A connection's answers are taken by a thread of its own, so that only the gateway's
-//! patience ends the flood; where not taking them is the attack, nobody reads.
+//! Attacks by HTTP/2, frame by frame.
+//!
+//! A connection's answers are taken by a thread of its own, so that only the gateway's patience ends the flood, and behind the
+//! last frame comes a good request: whoever gets it answered was not minded. Where not taking answers is the attack,
+//! nobody reads.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};

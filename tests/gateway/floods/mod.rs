@@ -19,7 +19,7 @@ use socket2::{Domain, Socket, Type};
 
 use self::beside::{Beside, Resources, Service};
 use crate::support::eventually::eventually;
-use crate::support::{Gateway, Key, Reply};
+use crate::support::{Client, Gateway, Key, Reply, Request};
 
 /// What one connection of an attack may cost while it lasts: buffers of both directions, windows, a task.
 const CONNECTION_BYTES_MAX: u64 = 384 * 1024;
@@ -33,6 +33,8 @@ const NOTICED: Duration = Duration::from_secs(5);
 const GIVEN_BACK: Duration = Duration::from_secs(60);
 /// Most connections from one client address, in the row about that.
 const PER_ADDRESS_MAX: usize = 100;
+/// Most connections in all, in the test about that.
+const CONNECTIONS_MAX: usize = 100;
 /// An answer that no socket's buffers hold.
 const LARGE_ANSWER_BYTES: usize = 1024 * 1024;
 
@@ -183,4 +185,29 @@ fn one_address_has_its_number_of_connections_and_leaves_room_for_others() {
     assert!(turned_away >= 2 * PER_ADDRESS_MAX, "{:?}", outcome.endings.ways);
     assert!(outcome.peak.descriptors <= outcome.before.descriptors + PER_ADDRESS_MAX + KEPT_DESCRIPTORS_MAX, "{:?}", outcome.peak);
     eventually!(GIVEN_BACK, gateway.metric("assure_gateway_connections{listener=\"edge\"}") < 3.0, "places are given back");
+}
+
+#[test]
+fn a_full_listener_serves_who_is_inside_lets_admins_work_and_comes_back() {
+    let gateway = Gateway::with(|config| config["edge"]["connections_max"] = json!(CONNECTIONS_MAX));
+    let (editor, key) = (gateway.editor(), gateway.key());
+    let connect = |from: Ipv4Addr| connect_from(from, gateway.edge(), None).expect("the kernel accepts");
+    let mut inside = Client::over(connect(Ipv4Addr::LOCALHOST)).expect("a socket");
+    let request = Request::get("/x").bearer(&key.secret);
+    inside.exchange(&request).expect("an answer").expect(200);
+    let before = Resources::of(gateway.process_id());
+
+    let crowd: Vec<TcpStream> = (1..=250).map(|host| connect(Ipv4Addr::new(127, 0, 1, host))).collect();
+    eventually!(NOTICED, gateway.metric("assure_gateway_connections{listener=\"edge\"}") >= CONNECTIONS_MAX as f64, "it is full");
+    for _ in 0..10 {
+        inside.exchange(&request).expect("an answer").expect(200);
+    }
+    let second = gateway.create_key(&editor, "made in a crowd");
+    gateway.revoke(&editor, &second);
+    let full = Resources::of(gateway.process_id());
+    assert!(full.descriptors <= before.descriptors + CONNECTIONS_MAX + KEPT_DESCRIPTORS_MAX, "{full:?} after {before:?}");
+
+    drop(crowd);
+    let newcomer = Client::over(connect(Ipv4Addr::LOCALHOST)).map(|mut client| client.exchange(&request));
+    newcomer.expect("a socket").expect("an answer").expect(200);
 }
