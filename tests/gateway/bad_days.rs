@@ -1,5 +1,7 @@
-//! Dependencies that fail: the store's file, the spool, a key's file, and time. Whatever fails, a caller is told to come back, never that the
-//! key is wrong, and nothing is forwarded that cannot be recorded.
+//! Dependencies that fail: the store's file, the spool, a key's file, and time.
+//!
+//! Whatever fails, a caller is told to come back, never that the key is wrong, and nothing is forwarded that cannot be
+//! recorded. Full and damaged disks are in `bad_disks`, clocks in `bad_times`, upstreams in `bad_upstreams`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

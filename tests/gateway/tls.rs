@@ -1,4 +1,7 @@
-//! The edge with TLS: HTTP/1.1 and HTTP/2 by ALPN, nothing older than TLS 1.2, and certificates that change while it runs.
+//! The edge with TLS: HTTP/1.1 and HTTP/2 by ALPN, nothing older than TLS 1.2.
+//!
+//! And certificates that change while it runs: a good one is taken without a restart, one that cannot be served changes
+//! nothing. TLS towards upstreams is in `upstream_tls`.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -66,7 +66,9 @@ async fn expect_is_answered_by_the_gateway_and_not_forwarded() {
 async fn request_trailers_reach_the_upstream_also_unannounced() {
     let (upstream, mut received) = recorder("\r\n\r\n").await;
     let mut client = Front::start(upstream.config()).await.client().await;
-    client.send("POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\nX-Assure-Z: 1\r\n\r\n").await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\nX-Assure-Z: 1\r\n\r\n")
+        .await;
     received.recv().await.unwrap();
     assert_eq!(received.recv().await.unwrap().to_ascii_lowercase(), "2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n");
     assert_eq!(client.answer().await, (200, "ok".into()));
