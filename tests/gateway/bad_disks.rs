@@ -277,10 +277,8 @@ fn a_spool_that_is_damaged_is_named_or_read_as_far_as_it_goes_and_nothing_is_rec
     ];
     for (what, damage) in damages {
         let Left { mut gateway, editor, key, .. } = left();
-        let last = files(&gateway, "spool", "")
-            .into_iter()
-            .filter(|path| path.is_file() && fs::metadata(path).expect("our file").len() > 1_000)
-            .next_back();
+        let last =
+            files(&gateway, "spool", "").into_iter().rfind(|path| path.is_file() && fs::metadata(path).expect("our file").len() > 1_000);
         let last = last.expect("a segment");
         let mut bytes = fs::read(&last).expect("our file");
         damage(&mut bytes);

@@ -62,7 +62,7 @@ fn serve(mut socket: TcpStream, manner: Manner, read: &Mutex<Vec<u8>>) {
     match manner {
         Manner::Says(bytes) => {
             socket.write_all(bytes).ok();
-            socket.read(&mut [0; 1024]).ok();
+            socket.read_to_end(&mut Vec::new()).ok();
         }
         Manner::Silent => {
             socket.read_to_end(&mut Vec::new()).ok();

@@ -31,6 +31,10 @@ const ENDPOINTS_TRIED_MAX: usize = 3;
 /// More than a client can be silent for before it is cut, so that a longer silence is the upstream's.
 const STALL_MARGIN: Duration = Duration::from_secs(5);
 
+/// A process that was stopped (SIGSTOP, a machine that slept) finds its deadlines past before it has looked at its sockets,
+/// where the answer may have been all the while. This is time for one look.
+const SECOND_LOOK: Duration = Duration::from_millis(20);
+
 /// What went wrong with an upstream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Trouble {
@@ -169,7 +173,10 @@ async fn await_answer<T>(sending: impl Future<Output = T>, meter: &Meter, limits
             }
         }
     }
-    timeout(limits.response_header, sending).await.map_err(|_| Trouble::Timeout)
+    if let Ok(outcome) = timeout(limits.response_header, sending.as_mut()).await {
+        return Ok(outcome);
+    }
+    timeout(SECOND_LOOK, sending).await.map_err(|_| Trouble::Timeout)
 }
 
 /// Whose fault it is that there is no answer.
