@@ -213,6 +213,10 @@ fn start_again(gateway: &mut Gateway) -> Result<(), String> {
     })
 }
 
+/// What is done to a file or to what it holds, and in words.
+type FileDamage = (&'static str, Box<dyn Fn(&Path)>);
+type BytesDamage = (&'static str, Box<dyn Fn(&mut Vec<u8>)>);
+
 #[test]
 fn a_store_file_that_is_damaged_is_named_and_never_makes_a_key_wrong() {
     let cut = |parts: u64| {
@@ -230,7 +234,7 @@ fn a_store_file_that_is_damaged_is_named_and_never_makes_a_key_wrong() {
             fs::write(path, bytes).expect("our file");
         }
     };
-    let damages: Vec<(&str, Box<dyn Fn(&Path)>)> = vec![
+    let damages: Vec<FileDamage> = vec![
         ("emptied", Box::new(cut(0))),
         ("cut to a quarter", Box::new(cut(1))),
         ("cut to three quarters", Box::new(cut(3))),
@@ -264,16 +268,19 @@ fn a_store_file_that_is_damaged_is_named_and_never_makes_a_key_wrong() {
 
 #[test]
 fn a_spool_that_is_damaged_is_named_or_read_as_far_as_it_goes_and_nothing_is_recorded_twice() {
-    let damages: [(&str, fn(&mut Vec<u8>)); 6] = [
-        ("emptied", |bytes| bytes.clear()),
-        ("cut in the middle of an entry", |bytes| bytes.truncate(bytes.len() / 2 + 3)),
-        ("garbage behind its end", |bytes| bytes.extend(b"\x13garbage".repeat(1_000))),
-        ("garbage alone", |bytes| bytes.fill(b'x')),
-        ("a bit that changed", |bytes| bytes[200] ^= 1),
-        ("zeros from the middle on", |bytes| {
-            let middle = bytes.len() / 2;
-            bytes[middle..].fill(0);
-        }),
+    let damages: Vec<BytesDamage> = vec![
+        ("emptied", Box::new(|bytes| bytes.clear())),
+        ("cut in the middle of an entry", Box::new(|bytes| bytes.truncate(bytes.len() / 2 + 3))),
+        ("garbage behind its end", Box::new(|bytes| bytes.extend(b"\x13garbage".repeat(1_000)))),
+        ("garbage alone", Box::new(|bytes| bytes.fill(b'x'))),
+        ("a bit that changed", Box::new(|bytes| bytes[200] ^= 1)),
+        (
+            "zeros from the middle on",
+            Box::new(|bytes| {
+                let middle = bytes.len() / 2;
+                bytes[middle..].fill(0);
+            }),
+        ),
     ];
     for (what, damage) in damages {
         let Left { mut gateway, editor, key, .. } = left();
