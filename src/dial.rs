@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
+
+use crate::tasks::within;
 
 /// How an endpoint is spoken to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -151,7 +154,7 @@ impl Dialer {
     /// # Errors
     /// See [`DialError`].
     pub async fn dial(&self, endpoint: &Endpoint, deadline: Duration) -> Result<(Stream, Version), DialError> {
-        tokio::time::timeout(deadline, self.connect(endpoint)).await.map_err(|_| DialError::Timeout)?
+        within(deadline, pin!(self.connect(endpoint))).await.ok_or(DialError::Timeout)?
     }
 
     async fn connect(&self, endpoint: &Endpoint) -> Result<(Stream, Version), DialError> {

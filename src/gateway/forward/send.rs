@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::body::{self, Fate, Meter, RequestBody, UpstreamBody};
 use super::connection::SendFailure;
@@ -22,6 +22,7 @@ use super::{Failure, Forwarded, Forwarding, Upstream};
 use crate::clock;
 use crate::domain::Rejection;
 use crate::gateway::target::{parse_length, unparsable};
+use crate::tasks::within;
 
 /// How often a request that came back unsent is sent again. A second one meets a connection that was closed as soon as
 /// it was made; a third would be a third reason to believe that the upstream is broken.
@@ -30,10 +31,6 @@ const REPLAYS_MAX: usize = 2;
 const ENDPOINTS_TRIED_MAX: usize = 3;
 /// More than a client can be silent for before it is cut, so that a longer silence is the upstream's.
 const STALL_MARGIN: Duration = Duration::from_secs(5);
-
-/// A process that was stopped (SIGSTOP, a machine that slept) finds its deadlines past before it has looked at its sockets,
-/// where the answer may have been all the while. This is time for one look.
-const SECOND_LOOK: Duration = Duration::from_millis(20);
 
 /// What went wrong with an upstream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -173,10 +170,7 @@ async fn await_answer<T>(sending: impl Future<Output = T>, meter: &Meter, limits
             }
         }
     }
-    if let Ok(outcome) = timeout(limits.response_header, sending.as_mut()).await {
-        return Ok(outcome);
-    }
-    timeout(SECOND_LOOK, sending).await.map_err(|_| Trouble::Timeout)
+    within(limits.response_header, sending).await.ok_or(Trouble::Timeout)
 }
 
 /// Whose fault it is that there is no answer.
