@@ -447,7 +447,12 @@ fn decode(normal: &str) -> Result<String, Rejection> {
         }
         bytes.extend_from_slice(rest.as_bytes());
     }
-    String::from_utf8(bytes).map_err(|_| ambiguous("The path is not UTF-8 after decoding."))
+    let decoded = String::from_utf8(bytes).map_err(|_| ambiguous("The path is not UTF-8 after decoding."))?;
+    // Beyond ASCII, too (U+0080 to U+009F): some readers take U+0085 for a line end.
+    if decoded.contains(char::is_control) {
+        return Err(ambiguous("The path contains an encoded control character."));
+    }
+    Ok(decoded)
 }
 
 /// Whether what follows an encoded percent sign becomes a dot, a slash, a backslash or NUL for one who decodes again.
@@ -657,6 +662,8 @@ mod tests {
             "/a%0d%0ab",
             "/a%1fb",
             "/a%7fb",
+            "/a%c2%85b",
+            "/a%c2%9fb",
             "/a%",
             "/a%2",
             "/a%zz",
