@@ -36,8 +36,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The allocator asks for pages of 2 MiB, and the kernel zeroes each as a whole when its first byte is used: a tenth of the
-/// time of all requests, and two thirds of the memory (loadtest/README.md). Where the kernel does not know the wish, it stays so.
+/// The allocator asks for pages of 2 MiB, and the kernel zeroes each as a whole when its first byte is used: an eighth of
+/// the time of all requests, and a quarter of the memory under load (loadtest/README.md). Where the kernel does not know the wish, it stays so.
 fn spare_huge_pages() {
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
