@@ -162,10 +162,9 @@ fn serve_edge(bound: Vec<(Listener, SocketAddr)>, config: &Config, gateway: &Arc
     };
     let gateway = gateway.clone();
     serve(bound, options, tls, metrics, move |request, peer| {
-        let gateway = gateway.clone();
         let transport = if peer.secure { Transport::Tls } else { Transport::Clear };
         // Boxed, so that a connection that waits for a request does not hold the room for one, and nothing large is moved.
-        Box::pin(async move { gateway.handle(request, Caller { address: peer.address, transport }).await })
+        Box::pin(gateway.clone().handle(request, Caller { address: peer.address, transport }))
     })
 }
 

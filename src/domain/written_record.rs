@@ -109,8 +109,7 @@ impl WrittenRecord {
 
     /// Appends a number.
     pub fn push_number(&mut self, field: Field, number: u64) {
-        let mut digits = [0; DIGITS_MAX];
-        self.push_bytes(field, decimal(number, &mut digits));
+        self.push(field, itoa::Buffer::new().format(number));
     }
 
     /// Appends a UUID as it is told to people, or without dashes where only machines read it.
@@ -128,15 +127,9 @@ impl WrittenRecord {
         }
     }
 
-    /// Appends what a value shows of itself.
-    pub fn push_shown(&mut self, field: Field, shown: &impl Display) {
-        self.push(field, &shown.to_string());
-    }
-
     fn push_bytes(&mut self, field: Field, text: &[u8]) {
         self.0.push(field.letter());
-        let mut digits = [0; DIGITS_MAX];
-        self.0.extend_from_slice(decimal(text.len() as u64, &mut digits));
+        self.0.extend_from_slice(itoa::Buffer::new().format(text.len()).as_bytes());
         self.0.push(b':');
         self.0.extend_from_slice(text);
     }
@@ -275,30 +268,14 @@ fn split_field(bytes: &[u8]) -> Option<(Field, &[u8], &[u8])> {
     Some((field, text, rest))
 }
 
-/// Bytes that a sequence takes: its letter, its length, a colon, its digits.
-const SEQUENCE_BYTES_MAX: usize = 4 + DIGITS_MAX;
+/// Bytes that a sequence takes: its letter, its length, a colon, and at most 20 digits.
+const SEQUENCE_BYTES_MAX: usize = 24;
 
 impl<'a> Fields<'a> {
     /// What was not read, or could not be.
     pub fn rest(&self) -> &'a [u8] {
         self.0
     }
-}
-
-/// Longest decimal of a `u64`.
-const DIGITS_MAX: usize = 20;
-
-fn decimal(mut number: u64, digits: &mut [u8; DIGITS_MAX]) -> &[u8] {
-    let mut from = DIGITS_MAX;
-    for (place, digit) in digits.iter_mut().enumerate().rev() {
-        *digit = b'0' + (number % 10) as u8;
-        number /= 10;
-        from = place;
-        if number == 0 {
-            break;
-        }
-    }
-    digits.get(from..).unwrap_or_default()
 }
 
 /// The texts of a record by their fields, where they lie.
@@ -468,13 +445,6 @@ mod tests {
         #[test]
         fn any_bytes_can_be_read_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = WrittenRecord::from_bytes(&bytes).read();
-        }
-
-        #[test]
-        fn numbers_are_written_as_anybody_would(number in any::<u64>()) {
-            let mut digits = [0; DIGITS_MAX];
-            let text = std::str::from_utf8(decimal(number, &mut digits)).unwrap().to_owned();
-            prop_assert_eq!(text, number.to_string());
         }
     }
 }

@@ -32,6 +32,8 @@ pub struct ClientAddress {
     pub ip: IpAddr,
     /// How the client's own connection is protected, as far as anyone trusted has said.
     pub transport: Transport,
+    /// The address as text, which upstreams and records are told several times.
+    text: String,
     /// The proxies that vouch for it, nearest to the client first, ending with the socket's peer; empty without proxies.
     proxies: Vec<IpAddr>,
 }
@@ -40,29 +42,37 @@ impl ClientAddress {
     /// Reads the chain behind `peer`, whose connection to us is `transport`.
     pub fn find(peer: IpAddr, transport: Transport, trusted: &[IpNet], headers: &HeaderMap) -> Self {
         let peer = peer.to_canonical();
-        let direct = Self { ip: peer, transport, proxies: Vec::new() };
         if !is_trusted(peer, trusted) {
-            return direct;
+            return Self::new(peer, transport, Vec::new());
         }
         let listed = walk(peer, trusted, listed_hops(headers));
         let described = walk(peer, trusted, described_hops(headers));
         match (listed, described) {
-            (None, None) => Self { transport: listed_transport(headers, 0).unwrap_or(transport), ..direct },
+            (None, None) => Self::new(peer, listed_transport(headers, 0).unwrap_or(transport), Vec::new()),
             (Some((ip, proxies)), None) => {
                 let transport = listed_transport(headers, proxies.len() - 1).unwrap_or(transport);
-                Self { ip, transport, proxies }
+                Self::new(ip, transport, proxies)
             }
             (None, Some((ip, proxies))) => {
                 let hop = described_transports(headers).nth(proxies.len() - 1).flatten();
-                Self { ip, transport: hop.unwrap_or(transport), proxies }
+                Self::new(ip, hop.unwrap_or(transport), proxies)
             }
             // A proxy that writes one of the two passes on a stranger's other one. Where they differ, neither is believed.
             (Some((ip, proxies)), Some((other, _))) if ip == other => {
                 let transport = listed_transport(headers, proxies.len() - 1).unwrap_or(transport);
-                Self { ip, transport, proxies }
+                Self::new(ip, transport, proxies)
             }
-            (Some(_), Some(_)) => direct,
+            (Some(_), Some(_)) => Self::new(peer, transport, Vec::new()),
         }
+    }
+
+    fn new(ip: IpAddr, transport: Transport, proxies: Vec<IpAddr>) -> Self {
+        Self { ip, transport, text: text(ip), proxies }
+    }
+
+    /// The client's own address as text.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// Whether a trusted proxy stands between the client and us.
@@ -74,6 +84,19 @@ impl ClientAddress {
     pub fn chain(&self) -> impl Iterator<Item = IpAddr> {
         std::iter::once(self.ip).chain(self.proxies.iter().copied())
     }
+}
+
+/// As the standard library writes it, whose formatting costs several times as much.
+fn text(address: IpAddr) -> String {
+    let IpAddr::V4(address) = address else { return address.to_string() };
+    let mut text = String::with_capacity("255.255.255.255".len());
+    for octet in address.octets() {
+        if !text.is_empty() {
+            text.push('.');
+        }
+        text.push_str(itoa::Buffer::new().format(octet));
+    }
+    text
 }
 
 fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
@@ -185,6 +208,7 @@ mod tests {
             map.append(*name, HeaderValue::from_str(value).unwrap());
         }
         let found = ClientAddress::find(peer.parse().unwrap(), Transport::Clear, &trusted, &map);
+        assert_eq!(found.text(), found.ip.to_string());
         (found.ip.to_string(), found.transport, found.chain().map(|hop| hop.to_string()).collect())
     }
 

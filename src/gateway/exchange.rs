@@ -24,6 +24,7 @@ use super::forward::{Meter, Share, TunnelEnd, TunnelOutcome};
 use super::limit::Standing;
 use super::policy::{Grant, Route};
 use super::resolve::CachedKey;
+use super::respond;
 use super::target::Target;
 
 /// A caller's texts in a record are cut to this many bytes.
@@ -37,6 +38,8 @@ const NO_ROUTE: &str = "none";
 #[derive(Debug)]
 pub struct Exchange {
     request: RequestId,
+    /// The same, as upstream and client are told.
+    request_header: HeaderValue,
     began: BootInstant,
     decided: Timestamp,
     method: Method,
@@ -95,8 +98,10 @@ impl Exchange {
     /// Opens the account of a request whose head has arrived.
     pub fn open(parts: &Parts, client: ClientAddress, books: &Arc<Books>) -> Self {
         books.metrics.requests_in_flight.inc();
+        let request = RequestId::new(clock::fresh_uuid());
         Self {
-            request: RequestId::new(clock::fresh_uuid()),
+            request,
+            request_header: respond::request_id(request),
             began: clock::boot_now(),
             decided: clock::wall_now(),
             method: parts.method.clone(),
@@ -123,6 +128,11 @@ impl Exchange {
     /// The request's name.
     pub fn request(&self) -> RequestId {
         self.request
+    }
+
+    /// The request's name, as `X-Request-Id` says it.
+    pub fn request_header(&self) -> &HeaderValue {
+        &self.request_header
     }
 
     /// Where the request came from.
@@ -249,7 +259,7 @@ impl Exchange {
         AuditRecord {
             time: self.decided,
             outcome,
-            client_ip: Some(self.client.ip.to_string()),
+            client_ip: Some(self.client.text().to_owned()),
             user_agent: self.user_agent.as_ref().map(|value| self.printable(value).into_owned()),
             request_id: Some(self.request.to_string()),
             traceparent: self.traceparent.as_ref().map(|value| self.printable(value).into_owned()),
@@ -274,7 +284,7 @@ impl Exchange {
         known.push(Field::KeyName, key.name.as_str());
         known.push(Field::KeyPrefix, &key.prefix);
         known.push_uuid(Field::Actor, key.id.uuid());
-        known.push_shown(Field::ClientIp, &self.client.ip);
+        known.push(Field::ClientIp, self.client.text());
         if let Some(user_agent) = &self.user_agent {
             known.push(Field::UserAgent, &self.printable(user_agent));
         }

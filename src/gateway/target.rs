@@ -153,12 +153,7 @@ pub fn headers_too_large() -> Rejection {
 /// dashes for one, as CGI-like environments do. Borrowed where nothing changes, which is nearly always.
 pub(super) fn squeezed(name: &HeaderName) -> Cow<'_, str> {
     let name = name.as_str();
-    let mut last = 0;
-    let is_plain = |byte: u8| {
-        let follows_dash = std::mem::replace(&mut last, byte) == b'-';
-        byte.is_ascii_alphanumeric() || (byte == b'-' && !follows_dash)
-    };
-    if name.bytes().all(is_plain) {
+    if is_plain(name) {
         return Cow::Borrowed(name);
     }
     let mut squeezed = String::with_capacity(name.len());
@@ -171,6 +166,36 @@ pub(super) fn squeezed(name: &HeaderName) -> Cow<'_, str> {
     }
     Cow::Owned(squeezed)
 }
+
+/// Whether [`squeezed`] changes nothing: all is letters, digits and single dashes.
+fn is_plain(name: &str) -> bool {
+    let (mut doubt, mut last) = (0, 0);
+    for byte in name.bytes() {
+        let kind = KINDS.get(usize::from(byte)).copied().unwrap_or(ODD);
+        doubt |= kind & (last | ODD);
+        last = kind;
+    }
+    doubt == 0
+}
+
+/// In a name, a dash; two in a row are one to some.
+const DASH: u8 = 1;
+/// In a name, what is neither letter nor digit nor dash.
+const ODD: u8 = 2;
+
+/// What each byte is in a name; looked up, because every request has some hundred of them.
+const KINDS: [u8; 256] = {
+    let mut kinds = [ODD; 256];
+    let mut byte = 0_u8;
+    while byte < u8::MAX {
+        if byte.is_ascii_alphanumeric() {
+            kinds[byte as usize] = 0;
+        }
+        byte += 1;
+    }
+    kinds[b'-' as usize] = DASH;
+    kinds
+};
 
 /// Whether a name would make an invalid field line of HTTP/1: the `http` crate lets a quotation mark through in names that
 /// come by HTTP/2. Asked only of names that [`squeezed`] changes, which are few.
@@ -231,12 +256,11 @@ fn check_framing(parts: &Parts) -> Result<(), Rejection> {
     if parts.version == Version::HTTP_2 && headers.values().any(is_padded) {
         return Err(framing_ambiguous("A header value begins or ends with white space."));
     }
-    for name in headers.keys().filter(|name| *name != TRANSFER_ENCODING && *name != CONTENT_LENGTH) {
-        let plain = squeezed(name);
-        if matches!(plain.as_ref(), "transfer-encoding" | "content-length") {
+    for name in headers.keys().filter(|name| !is_plain(name.as_str())) {
+        if matches!(squeezed(name).as_ref(), "transfer-encoding" | "content-length") {
             return Err(framing_ambiguous("A header name resembles Transfer-Encoding or Content-Length."));
         }
-        if matches!(plain, Cow::Owned(_)) && is_no_token(name) {
+        if is_no_token(name) {
             return Err(framing_ambiguous("A header name is not a token."));
         }
     }
@@ -245,8 +269,11 @@ fn check_framing(parts: &Parts) -> Result<(), Rejection> {
 
 /// A Content-Length: 1 to 19 digits and nothing else, so that no reader overflows or truncates.
 pub(super) fn parse_length(value: &HeaderValue) -> Option<u64> {
-    let text = value.to_str().ok().filter(|text| !text.is_empty() && text.len() < 20 && text.bytes().all(|byte| byte.is_ascii_digit()))?;
-    text.parse().ok()
+    let digits = value.as_bytes();
+    if digits.is_empty() || digits.len() >= 20 {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |length, digit| digit.is_ascii_digit().then(|| length * 10 + u64::from(digit - b'0')))
 }
 
 fn host_invalid(what: &'static str) -> Rejection {
@@ -294,10 +321,11 @@ struct Host<'a> {
 
 impl Host<'_> {
     fn finish(self, line: Option<&HeaderValue>) -> Result<(HeaderValue, Box<str>), Rejection> {
-        let authority = match self.port {
-            Some(port) => format!("{}:{port}", self.host),
-            None => self.host.as_ref().to_owned(),
-        };
+        let mut authority = self.host.as_ref().to_owned();
+        if let Some(port) = self.port {
+            authority.push(':');
+            authority.push_str(itoa::Buffer::new().format(port));
+        }
         let value = match line.filter(|line| line.as_bytes() == authority.as_bytes()) {
             Some(line) => line.clone(),
             None => HeaderValue::from_maybe_shared(bytes::Bytes::from(authority)).map_err(|_| host_invalid("Host is not a valid name."))?,
@@ -400,10 +428,10 @@ fn check_path(method: &Method, uri: &Uri) -> Result<(PathAndQuery, Option<Box<st
 
 /// Refuses empty and dot segments (RFC 3986 section 5.2.4), also where parameters hide them.
 fn check_segments(decoded: &str) -> Result<(), Rejection> {
-    let mut segments = decoded.split('/').skip(1).peekable();
+    let mut segments = decoded.as_bytes().split(|byte| *byte == b'/').skip(1).peekable();
     while let Some(segment) = segments.next() {
-        let name = segment.split(';').next().unwrap_or("");
-        if name == "." || name == ".." {
+        let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
+        if name == b"." || name == b".." {
             return Err(ambiguous("The path contains a dot segment."));
         }
         if name.is_empty() && !(segment.is_empty() && segments.peek().is_none()) {

@@ -9,12 +9,12 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
-use http::uri::{PathAndQuery, Uri};
+use http::header::CONTENT_LENGTH;
+use http::response::Parts;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -22,9 +22,11 @@ use hyper::client::conn::{TrySendError, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::body::{BodyError, RequestBody};
-use super::http1::{AnswerError, Http1, Upgraded};
+use super::http1::{AnswerError, Http1, STATUS_MAX, Upgraded};
+use super::outgoing::Outgoing;
 use super::send::Trouble;
-use crate::dial::{DialError, Dialer, Endpoint, Scheme, Version};
+use crate::dial::{DialError, Dialer, Endpoint, Version};
+use crate::gateway::target::parse_length;
 use crate::tasks::Tasks;
 
 /// Most bytes of an answer's fields, and of its trailers; answers carry larger cookies than requests.
@@ -45,14 +47,14 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) enum Connection {
     /// One request at a time.
     Http1(Box<Http1>),
-    /// Shared; this is one of its streams, and the body that comes over it.
-    Http2(Stream, Option<Incoming>),
+    /// Shared; this is one of its streams.
+    Http2(Stream),
 }
 
 /// Why a request has no answer.
 pub(super) enum SendFailure {
-    /// Nothing of it was written; here it is.
-    Unsent(Box<Request<RequestBody>>),
+    /// Nothing of it was written; here is its body.
+    Unsent(Box<RequestBody>),
     /// Something may have been written.
     Broken(SendError),
 }
@@ -66,62 +68,33 @@ pub(super) enum SendError {
     /// On an HTTP/2 connection.
     #[error(transparent)]
     Http2(#[from] hyper::Error),
+    /// An answer over HTTP/2 that another reader would read in another way.
+    #[error("the answer has an invalid status or Content-Length")]
+    Unsound,
 }
 
 impl Connection {
-    /// Which protocol it speaks.
-    pub(super) fn version(&self) -> Version {
-        match self {
-            Self::Http1(_) => Version::Http1,
-            Self::Http2(..) => Version::Http2,
-        }
-    }
-
-    /// Writes target, host and framing as this connection's protocol wants them; may be done again for another connection.
+    /// Takes a request, which [`Connection::poll_answer`] sends. Dropping the connection aborts it: HTTP/1.1 closes, HTTP/2
+    /// resets the stream.
     ///
     /// # Errors
-    /// `Broken` when host and path do not make a URI, which checked ones do.
-    pub(super) fn address(
-        &self,
-        request: &mut Request<RequestBody>,
-        endpoint: &Endpoint,
-        path: &PathAndQuery,
-        host: &HeaderValue,
-    ) -> Result<(), Trouble> {
-        match self.version() {
-            Version::Http1 => {
-                *request.version_mut() = http::Version::HTTP_11;
-                *request.uri_mut() = Uri::from(path.clone());
-                request.headers_mut().insert(HOST, host.clone());
-                if !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH) {
-                    request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-                }
-            }
-            Version::Http2 => {
-                *request.version_mut() = http::Version::HTTP_2;
-                let scheme = if endpoint.scheme == Scheme::Https { "https" } else { "http" };
-                let uri = Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(path.clone()).build();
-                *request.uri_mut() = uri.map_err(|_| Trouble::Broken)?;
-                request.headers_mut().remove(HOST);
-                request.headers_mut().remove(TRANSFER_ENCODING);
+    /// As [`Outgoing::to_http2`].
+    pub(super) fn begin(&mut self, request: &Outgoing<'_>, body: RequestBody, endpoint: &Endpoint) -> Result<(), Trouble> {
+        match self {
+            Self::Http1(connection) => connection.begin(request, body),
+            Self::Http2(stream) => {
+                let sending = stream.sender.try_send_request(request.to_http2(body, endpoint)?);
+                stream.state = Streaming::Asking(Box::pin(sending));
             }
         }
         Ok(())
     }
 
-    /// Sends a request. Dropping the future aborts it: HTTP/1.1 closes the connection, HTTP/2 resets the stream.
-    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<()>, SendFailure> {
+    /// Sends the request and waits for the head of its answer.
+    pub(super) fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Result<Response<()>, SendFailure>> {
         match self {
-            Self::Http1(connection) => {
-                connection.begin(request);
-                poll_fn(|context| connection.poll_answer(context)).await.map_err(|error| SendFailure::Broken(error.into()))
-            }
-            Self::Http2(stream, answer) => {
-                let response = stream.sender.try_send_request(request).await.map_err(unsent)?;
-                let (parts, body) = response.into_parts();
-                *answer = Some(body);
-                Ok(Response::from_parts(parts, ()))
-            }
+            Self::Http1(connection) => connection.poll_answer(context).map_err(|error| SendFailure::Broken(error.into())),
+            Self::Http2(stream) => stream.poll_answer(context),
         }
     }
 
@@ -129,12 +102,7 @@ impl Connection {
     pub(super) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Http1(connection) => connection.poll_frame(context).map_err(|error| BodyError::Upstream(error.into())),
-            Self::Http2(_, Some(body)) => match Pin::new(&mut *body).poll_frame(context) {
-                // hyper takes a stream that was reset with NO_ERROR for one that ended, END_STREAM or not.
-                Poll::Ready(None) if !body.is_end_stream() => Poll::Ready(Some(Err(BodyError::Reset))),
-                polled => polled.map_err(|error| BodyError::Upstream(error.into())),
-            },
-            Self::Http2(_, None) => Poll::Ready(None),
+            Self::Http2(stream) => stream.poll_frame(context),
         }
     }
 
@@ -142,7 +110,7 @@ impl Connection {
     pub(super) fn is_end_stream(&self) -> bool {
         match self {
             Self::Http1(connection) => connection.is_end_stream(),
-            Self::Http2(_, body) => body.as_ref().is_none_or(Body::is_end_stream),
+            Self::Http2(stream) => stream.answer().is_none_or(Body::is_end_stream),
         }
     }
 
@@ -150,7 +118,7 @@ impl Connection {
     pub(super) fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(connection) => connection.size_hint(),
-            Self::Http2(_, body) => body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint),
+            Self::Http2(stream) => stream.answer().map_or_else(|| SizeHint::with_exact(0), Body::size_hint),
         }
     }
 
@@ -158,14 +126,22 @@ impl Connection {
     pub(super) fn into_upgraded(self) -> Option<Upgraded> {
         match self {
             Self::Http1(connection) => Some(connection.into_upgraded()),
-            Self::Http2(..) => None,
+            Self::Http2(_) => None,
         }
     }
 }
 
+/// Whether status and length can be read in one way only (RFC 9110 sections 8.6 and 15). `http1` sees to that by itself, and
+/// h2 refuses what HTTP/2 forbids, `Transfer-Encoding` above all.
+fn is_sound(answer: &Parts) -> bool {
+    let mut lengths = answer.headers.get_all(CONTENT_LENGTH).iter();
+    let has_one_length = lengths.next().is_none_or(|length| parse_length(length).is_some()) && lengths.next().is_none();
+    answer.status.as_u16() <= STATUS_MAX && has_one_length
+}
+
 fn unsent(mut failed: TrySendError<Request<RequestBody>>) -> SendFailure {
     match failed.take_message() {
-        Some(request) => SendFailure::Unsent(Box::new(request)),
+        Some(request) => SendFailure::Unsent(Box::new(request.into_body())),
         None => SendFailure::Broken(failed.into_error().into()),
     }
 }
@@ -183,6 +159,47 @@ pub(super) struct Shared {
 pub(super) struct Stream {
     sender: http2::SendRequest<RequestBody>,
     streams: Arc<AtomicUsize>,
+    state: Streaming,
+}
+
+/// How far a request is that has a stream.
+enum Streaming {
+    /// There is none yet.
+    Free,
+    /// It is being sent, and its answer awaited.
+    Asking(Asking),
+    /// The answer has begun.
+    Answered(Incoming),
+}
+
+type Asking = Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + Send>>;
+
+impl Stream {
+    fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Result<Response<()>, SendFailure>> {
+        // Asked before a request was given, or again after its answer.
+        let Streaming::Asking(asking) = &mut self.state else { return Poll::Pending };
+        let answered = ready!(asking.as_mut().poll(context));
+        self.state = Streaming::Free;
+        let (parts, body) = answered.map_err(unsent)?.into_parts();
+        if !is_sound(&parts) {
+            return Poll::Ready(Err(SendFailure::Broken(SendError::Unsound)));
+        }
+        self.state = Streaming::Answered(body);
+        Poll::Ready(Ok(Response::from_parts(parts, ())))
+    }
+
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Streaming::Answered(body) = &mut self.state else { return Poll::Ready(None) };
+        match Pin::new(&mut *body).poll_frame(context) {
+            // hyper takes a stream that was reset with NO_ERROR for one that ended, END_STREAM or not.
+            Poll::Ready(None) if !body.is_end_stream() => Poll::Ready(Some(Err(BodyError::Reset))),
+            polled => polled.map_err(|error| BodyError::Upstream(error.into())),
+        }
+    }
+
+    fn answer(&self) -> Option<&Incoming> {
+        if let Streaming::Answered(body) = &self.state { Some(body) } else { None }
+    }
 }
 
 impl Shared {
@@ -193,7 +210,7 @@ impl Shared {
         }
         let streams_max = STREAMS_MAX.min(self.streams_allowed.load(Ordering::Relaxed));
         let taken = self.streams.try_update(Ordering::AcqRel, Ordering::Acquire, |streams| (streams < streams_max).then_some(streams + 1));
-        taken.ok().map(|_| Stream { sender: self.sender.clone(), streams: self.streams.clone() })
+        taken.ok().map(|_| Stream { sender: self.sender.clone(), streams: self.streams.clone(), state: Streaming::Free })
     }
 
     /// Whether the other side has not closed it.

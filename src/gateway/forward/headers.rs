@@ -9,8 +9,8 @@ use std::borrow::Cow;
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, VIA};
-use http::{Version, header};
+use http::Version;
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, VIA};
 
 use super::body::DeclaredLength;
 use crate::gateway::client_address::{ClientAddress, Transport};
@@ -31,45 +31,87 @@ pub(super) struct Ours<'a> {
     pub(super) length: DeclaredLength,
 }
 
-/// Turns a client's header fields into those that the upstream gets.
-pub(super) fn for_upstream(headers: &mut HeaderMap, ours: &Ours<'_>) {
-    let takes_trailers = takes_trailers(headers);
-    let earlier_hops = ours.client.is_proxied().then(|| headers.get(VIA).cloned()).flatten();
-    strip(headers, is_kept_from_upstream);
-    join_cookies(headers);
+/// Where fields are put, one behind the other: the bytes of a head, or a map.
+pub(super) trait Fields {
+    /// A field as it is.
+    fn copy(&mut self, name: &HeaderName, value: &HeaderValue);
+    /// A field whose value is these pieces, one behind the other: printable ASCII, for they are ours.
+    fn compose(&mut self, name: &HeaderName, pieces: &[&str]);
+}
+
+impl Fields for HeaderMap {
+    fn copy(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.append(name, value.clone());
+    }
+
+    fn compose(&mut self, name: &HeaderName, pieces: &[&str]) {
+        self.append(name, HeaderValue::try_from(pieces.concat()).expect("what is ours is printable ASCII"));
+    }
+}
+
+/// Puts what the upstream gets: of the client's fields those that cross, then ours. Where the upstream reads the host, and
+/// that a body comes in chunks, is its connection's to say.
+pub(super) fn for_upstream(received: &HeaderMap, ours: &Ours<'_>, out: &mut impl Fields) {
+    let named = named_by_connection(received);
+    let (mut has_cookies, mut has_trailer, mut has_te) = (false, false, false);
+    for (name, value) in received {
+        match name {
+            _ if *name == CONTENT_LENGTH => {}
+            _ if named.contains(name) => {}
+            _ if *name == COOKIE => has_cookies = true,
+            _ if *name == TRAILER => has_trailer = true,
+            _ if *name == TE => has_te = true,
+            _ if is_removed(name, is_kept_from_upstream) => {}
+            _ => out.copy(name, value),
+        }
+    }
+    if has_cookies {
+        put_cookies(received, out);
+    }
     match ours.length {
-        DeclaredLength::Exact(length) => {
-            headers.insert(CONTENT_LENGTH, length.into());
-            headers.remove(TRAILER);
+        DeclaredLength::Exact(length) => out.compose(&CONTENT_LENGTH, &[itoa::Buffer::new().format(length)]),
+        DeclaredLength::Chunked | DeclaredLength::Unstated if has_trailer => {
+            trailer_names(received, is_kept_from_upstream).for_each(|name| out.compose(&TRAILER, &[name.as_str()]));
         }
-        DeclaredLength::Chunked | DeclaredLength::Unstated => {
-            headers.remove(CONTENT_LENGTH);
-            filter_trailer_names(headers, is_kept_from_upstream);
-        }
+        DeclaredLength::Chunked | DeclaredLength::Unstated => {}
     }
-    if takes_trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
+    if (has_te || named.contains(&TE)) && takes_trailers(received) {
+        out.compose(&TE, &["trailers"]);
     }
-    headers.insert(HOST, ours.host.clone());
-    headers.insert(&X_FORWARDED_HOST, ours.host.clone());
-    headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme(ours.client)));
-    let client = ours.client.ip.to_string();
-    headers.insert(&X_FORWARDED_FOR, x_forwarded_for(ours.client, &client));
-    headers.insert(FORWARDED, forwarded(ours, &client));
-    if let Some(earlier) = earlier_hops {
-        headers.insert(VIA, earlier);
+    put_origin(received, ours, out);
+    out.copy(&X_REQUEST_ID, ours.request_id);
+    out.copy(&ours.assertion.0, &ours.assertion.1);
+}
+
+/// Whence the request came, and by which ways.
+fn put_origin(received: &HeaderMap, ours: &Ours<'_>, out: &mut impl Fields) {
+    let (client, host, scheme) = (ours.client.text(), ours.host.to_str().expect("a checked host is ASCII"), scheme(ours.client));
+    // RFC 7239: one element a hop, the client's first; host and scheme are the client's, so they stand with it.
+    let (before, after) = around(ours.client.ip);
+    let (mut listed, mut described) = (String::new(), String::new());
+    for address in ours.client.chain().skip(1) {
+        let (before, after) = around(address);
+        write!(listed, ", {address}").expect("writing to memory does not fail");
+        write!(described, ", {before}{address}{after}").expect("writing to memory does not fail");
     }
-    headers.append(VIA, via(ours.received_as));
-    headers.insert(&X_REQUEST_ID, ours.request_id.clone());
-    headers.insert(ours.assertion.0.clone(), ours.assertion.1.clone());
+    out.copy(&X_FORWARDED_HOST, ours.host);
+    out.compose(&X_FORWARDED_PROTO, &[scheme]);
+    out.compose(&X_FORWARDED_FOR, &[client, &listed]);
+    out.compose(&FORWARDED, &[before, client, after, ";host=\"", host, "\";proto=", scheme, &described]);
+    if ours.client.is_proxied()
+        && let Some(earlier) = received.get(VIA)
+    {
+        out.copy(&VIA, earlier);
+    }
+    out.compose(&VIA, &[via(ours.received_as)]);
 }
 
 /// Turns an upstream's header fields into those that the client gets. What the gateway says itself (`X-Request-Id`,
 /// `RateLimit`) is removed here and set by the caller.
 pub(super) fn for_client(headers: &mut HeaderMap, received_as: Version) {
     strip(headers, is_kept_from_client);
-    filter_trailer_names(headers, is_kept_from_client);
-    headers.append(VIA, via(received_as));
+    filter_trailer_names(headers);
+    headers.append(VIA, HeaderValue::from_static(via(received_as)));
 }
 
 /// Removes from a request's trailers what would be removed from its head, and what may not be a trailer at all.
@@ -176,51 +218,63 @@ fn is_no_trailer(name: &str) -> bool {
         )
 }
 
-/// Removes what `Connection` names, and what `is_removed` says. `Connection` may name anything; `Content-Length` is not
-/// for it to remove, because a length that one side believes and the other does not see is a smuggled request.
-fn strip(headers: &mut HeaderMap, is_removed: fn(&str) -> bool) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<_> = members(headers, &CONNECTION).filter_map(|member| HeaderName::from_bytes(member.as_bytes()).ok()).collect();
-        for name in named.into_iter().filter(|name| *name != CONTENT_LENGTH) {
-            headers.remove(name);
-        }
-    }
-    remove_where(headers, is_removed);
+/// What `Connection` names. It may name anything; `Content-Length` is not for it to remove, because a length that one side
+/// believes and the other does not see is a smuggled request.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let named = members(headers, &CONNECTION).filter_map(|member| HeaderName::from_bytes(member.as_bytes()).ok());
+    named.filter(|name| *name != CONTENT_LENGTH).collect()
 }
 
-fn remove_where(headers: &mut HeaderMap, is_removed: impl Fn(&str) -> bool) {
-    let is_doomed = |name: &HeaderName| {
-        let plain = squeezed(name);
-        is_removed(&plain) || (matches!(plain, Cow::Owned(_)) && is_no_token(name))
-    };
-    let doomed: Vec<_> = headers.keys().filter(|name| is_doomed(name)).cloned().collect();
+/// Removes what `Connection` names, and what `is_kept` says is kept from the other side.
+fn strip(headers: &mut HeaderMap, is_kept: fn(&str) -> bool) {
+    for name in named_by_connection(headers) {
+        headers.remove(name);
+    }
+    remove_where(headers, is_kept);
+}
+
+fn remove_where(headers: &mut HeaderMap, is_kept: impl Fn(&str) -> bool) {
+    let doomed: Vec<_> = headers.keys().filter(|name| is_removed(name, &is_kept)).cloned().collect();
     for name in doomed {
         headers.remove(name);
     }
 }
 
-/// RFC 9113 section 8.2.3: HTTP/2 may split Cookie into lines, HTTP/1 servers expect one.
-fn join_cookies(headers: &mut HeaderMap) {
-    if headers.get_all(COOKIE).iter().nth(1).is_none() {
-        return;
-    }
-    let lines: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    let joined = HeaderValue::from_bytes(&lines.join(&b"; "[..])).expect("header values joined by a semicolon are a header value");
-    headers.insert(COOKIE, joined);
+/// Whether `is_kept` says so of the name, however it is spelt, or it is no name in HTTP/1.
+fn is_removed(name: &HeaderName, is_kept: impl Fn(&str) -> bool) -> bool {
+    let plain = squeezed(name);
+    is_kept(&plain) || (matches!(plain, Cow::Owned(_)) && is_no_token(name))
 }
 
-/// Keeps `Trailer` for the fields that will be let through; to the client, hyper sends no trailer that is not announced.
-fn filter_trailer_names(headers: &mut HeaderMap, is_removed: fn(&str) -> bool) {
+/// RFC 9113 section 8.2.3: HTTP/2 may split Cookie into lines, HTTP/1 servers expect one.
+fn put_cookies(received: &HeaderMap, out: &mut impl Fields) {
+    let mut lines = received.get_all(COOKIE).iter();
+    match (lines.next(), lines.next()) {
+        (Some(only), None) => out.copy(&COOKIE, only),
+        _ => {
+            let lines: Vec<_> = received.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+            let joined = HeaderValue::from_bytes(&lines.join(&b"; "[..]));
+            out.copy(&COOKIE, &joined.expect("header values joined by a semicolon are a header value"));
+        }
+    }
+}
+
+/// Keeps `Trailer` for the fields that will be let through: to the client, hyper sends no trailer that is not announced.
+fn filter_trailer_names(headers: &mut HeaderMap) {
     if !headers.contains_key(TRAILER) {
         return;
     }
-    let is_kept = |name: &HeaderName| !is_removed(&squeezed(name)) && !is_no_trailer(&squeezed(name));
-    let kept: Vec<_> =
-        members(headers, &TRAILER).filter_map(|member| HeaderName::from_bytes(member.as_bytes()).ok()).filter(is_kept).collect();
+    let kept: Vec<_> = trailer_names(headers, is_kept_from_client).collect();
     headers.remove(TRAILER);
     for name in kept {
         headers.append(TRAILER, name.into());
     }
+}
+
+/// The fields that `Trailer` announces and that will be let through.
+fn trailer_names(headers: &HeaderMap, is_kept: fn(&str) -> bool) -> impl Iterator<Item = HeaderName> {
+    let names = members(headers, &TRAILER).filter_map(|member| HeaderName::from_bytes(member.as_bytes()).ok());
+    names.filter(move |name| !is_kept(&squeezed(name)) && !is_no_trailer(&squeezed(name)))
 }
 
 fn takes_trailers(headers: &HeaderMap) -> bool {
@@ -244,48 +298,17 @@ fn scheme(client: &ClientAddress) -> &'static str {
     }
 }
 
-fn via(received_as: Version) -> HeaderValue {
-    HeaderValue::from_static(match received_as {
+fn via(received_as: Version) -> &'static str {
+    match received_as {
         Version::HTTP_2 => "2 assure-gateway",
         Version::HTTP_10 => "1.0 assure-gateway",
         _ => "1.1 assure-gateway",
-    })
-}
-
-/// `first` is the client's own address as text.
-fn x_forwarded_for(client: &ClientAddress, first: &str) -> HeaderValue {
-    let mut list = String::with_capacity(64);
-    list.push_str(first);
-    for address in client.chain().skip(1) {
-        write!(list, ", {address}").expect("writing to memory does not fail");
-    }
-    ascii(list)
-}
-
-/// RFC 7239: one element a hop, the client's first; host and scheme are the client's, so they stand with it.
-fn forwarded(ours: &Ours<'_>, first: &str) -> HeaderValue {
-    let mut list = String::with_capacity(128);
-    push_node(&mut list, ours.client.ip, first);
-    let host = ours.host.to_str().expect("a checked host is ASCII");
-    for part in [";host=\"", host, "\";proto=", scheme(ours.client)] {
-        list.push_str(part);
-    }
-    for address in ours.client.chain().skip(1) {
-        list.push_str(", ");
-        push_node(&mut list, address, &address.to_string());
-    }
-    ascii(list)
-}
-
-fn push_node(list: &mut String, address: IpAddr, text: &str) {
-    let (before, after) = if address.is_ipv6() { ("for=\"[", "]\"") } else { ("for=", "") };
-    for part in [before, text, after] {
-        list.push_str(part);
     }
 }
 
-fn ascii(text: String) -> HeaderValue {
-    header::HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).expect("addresses and checked hosts are printable ASCII")
+/// What stands around an address in `Forwarded`.
+fn around(address: IpAddr) -> (&'static str, &'static str) {
+    if address.is_ipv6() { ("for=\"[", "]\"") } else { ("for=", "") }
 }
 
 #[cfg(test)]
@@ -301,10 +324,13 @@ mod tests {
         let assertion = (IDENTITY, HeaderValue::from_static("ours"));
         let host = HeaderValue::from_static("api.example:8443");
         let request_id = HeaderValue::from_static("our-id");
+        let mut sent = HeaderMap::new();
         for_upstream(
             headers,
             &Ours { host: &host, request_id: &request_id, assertion: &assertion, client: &client, received_as: Version::HTTP_11, length },
+            &mut sent,
         );
+        *headers = sent;
     }
 
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
@@ -378,7 +404,6 @@ mod tests {
         }
         for (name, ours) in [
             ("x-kept", "1"),
-            ("host", "api.example:8443"),
             ("content-length", "5"),
             ("x-request-id", "our-id"),
             ("x-assure-jwt-assertion", "ours"),
@@ -407,7 +432,9 @@ mod tests {
             received_as: Version::HTTP_2,
             length: DeclaredLength::Unstated,
         };
-        for_upstream(&mut headers, &ours);
+        let mut sent = HeaderMap::new();
+        for_upstream(&std::mem::take(&mut headers), &ours, &mut sent);
+        let headers = sent;
         assert_eq!(value(&headers, "x-forwarded-for"), ["2001:db8::1, 10.0.0.1"]);
         assert_eq!(value(&headers, "forwarded"), ["for=\"[2001:db8::1]\";host=\"a\";proto=http, for=10.0.0.1"]);
         assert_eq!(value(&headers, "via"), ["2 front", "2 assure-gateway"]);
@@ -459,7 +486,7 @@ mod tests {
                 headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
             }
             forward(&mut headers, DeclaredLength::Exact(7));
-            for (name, ours) in [("host", "api.example:8443"), ("x-assure-jwt-assertion", "ours"), ("x-request-id", "our-id"), ("content-length", "7"), ("x-forwarded-for", "192.0.2.1"), ("via", "1.1 assure-gateway")] {
+            for (name, ours) in [("x-assure-jwt-assertion", "ours"), ("x-request-id", "our-id"), ("content-length", "7"), ("x-forwarded-for", "192.0.2.1"), ("via", "1.1 assure-gateway")] {
                 prop_assert_eq!(value(&headers, name), [ours]);
             }
             for name in headers.keys() {

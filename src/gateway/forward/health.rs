@@ -4,15 +4,18 @@
 //! while is over, one request is let through to find out. Where a health check is configured, its word counts as well.
 //! An endpoint that answers, with whatever status, is not left alone for that.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use http::header::{HeaderValue, USER_AGENT};
-use http::{Request, uri::PathAndQuery};
+use http::Method;
+use http::header::{HeaderMap, HeaderValue, USER_AGENT};
+use http::uri::PathAndQuery;
 
 use super::body::RequestBody;
 use super::connection::{self, Connection, Opened};
+use super::outgoing::{Errand, Outgoing};
 use super::pool::Pool;
 use super::send::Trouble;
 use crate::clock;
@@ -119,12 +122,13 @@ async fn check(pool: &Arc<Pool>, health: &config::Health, tasks: &Tasks) -> Resu
     let path: PathAndQuery = health.path.parse().map_err(|_| Trouble::Broken)?;
     let mut connection = match connection::open(pool.dialer(), endpoint, limits.connect, tasks).await? {
         Opened::Http1(connection) => Connection::Http1(connection),
-        Opened::Http2(shared) => Connection::Http2(shared.stream().ok_or(Trouble::Broken)?, None),
+        Opened::Http2(shared) => Connection::Http2(shared.stream().ok_or(Trouble::Broken)?),
     };
-    let mut request = Request::new(RequestBody::nothing());
-    connection.address(&mut request, endpoint, &path, &host)?;
-    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(concat!("assure-gateway/", env!("CARGO_PKG_VERSION"))));
-    let answer = tokio::time::timeout(limits.response_header, connection.send(request)).await.map_err(|_| Trouble::Timeout)?;
+    let fields = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static(concat!("assure-gateway/", env!("CARGO_PKG_VERSION"))))]);
+    let request = Outgoing { method: &Method::GET, target: &path, host: &host, fields: &fields, errand: Errand::Own };
+    connection.begin(&request, RequestBody::nothing(), endpoint)?;
+    let answered = poll_fn(|context| connection.poll_answer(context));
+    let answer = tokio::time::timeout(limits.response_header, answered).await.map_err(|_| Trouble::Timeout)?;
     let status = answer.map_err(|_| Trouble::Broken)?.status();
     if status.is_success() { Ok(()) } else { Err(Trouble::Broken) }
 }

@@ -1,7 +1,7 @@
 //! The last step: the granted request goes to its upstream, and the answer comes back.
 //!
 //! `headers` decides what crosses, `body` counts and cuts, `balance` picks an endpoint, `pool` finds a `connection` to
-//! it, `http1` speaks over it, `send` waits for the answer, `upgrade` passes WebSockets on, `health` says which endpoints to avoid.
+//! it, `outgoing` is what goes there, `http1` speaks over it, `send` waits for the answer, `upgrade` passes WebSockets on, `health` says which endpoints to avoid.
 //! Promises: what was decided on is what is sent; no byte of the client's framing, credential or claimed identity
 //! survives; an incomplete message never looks complete, in either direction; a request that an upstream may have seen
 //! is never sent twice; every wait ends. Retries of answered requests and caching are not for a gateway that audits.
@@ -14,6 +14,7 @@ pub mod fuzzing;
 mod headers;
 mod health;
 mod http1;
+mod outgoing;
 mod pool;
 mod send;
 mod share;
@@ -26,9 +27,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Response;
 use http::header::{HeaderName, HeaderValue};
+use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Request, Response};
 use hyper::body::Incoming;
 
 use self::balance::Balance;
@@ -45,7 +47,6 @@ use crate::domain::{FirmId, Rejection};
 use crate::gateway::client_address::ClientAddress;
 use crate::gateway::exchange::Begun;
 use crate::gateway::policy::Grant;
-use crate::gateway::respond;
 use crate::gateway::sign::Assertion;
 use crate::gateway::target::Target;
 use crate::metrics::Metrics;
@@ -85,7 +86,7 @@ pub struct Forwarding<'a> {
     path_and_query: PathAndQuery,
     /// `Target::authority`: upstreams see the host that the client named.
     host: &'a HeaderValue,
-    request_id: HeaderValue,
+    request_id: &'a HeaderValue,
     assertion: (HeaderName, HeaderValue),
     client: &'a ClientAddress,
     websocket: Websocket,
@@ -111,7 +112,7 @@ impl<'a> Forwarding<'a> {
             upstream: grant.upstream(),
             path_and_query: grant.target_as_forwarded().clone(),
             host: target.authority(),
-            request_id: respond::request_id(exchange.request()),
+            request_id: exchange.request_header(),
             assertion: assertion.into_header(),
             client: exchange.client(),
             websocket: grant.websocket(),
@@ -206,8 +207,8 @@ impl Forwarder {
     /// # Errors
     /// `ClientGone`, or one of `UpstreamUnreachable`, `UpstreamTimeout`, `UpstreamBroken`, `UpstreamOverloaded`,
     /// `BodyGrewTooLarge`, `BodyTooSlow`; `MethodRefused` for a WebSocket over HTTP/2 where the route has none.
-    pub fn send(&self, request: Request<Incoming>, to: &Forwarding<'_>) -> impl Future<Output = Result<Forwarded, Failure>> + Send {
-        send::send(request, to)
+    pub fn send(&self, head: &Parts, body: Incoming, to: &Forwarding<'_>) -> impl Future<Output = Result<Forwarded, Failure>> + Send {
+        send::send(head, body, to)
     }
 }
 

@@ -13,9 +13,11 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use super::body::RequestBody;
 use super::connection::{self, Connection, Opened, Shared};
 use super::health::Standing;
 use super::http1::{Http1, Upgraded};
+use super::outgoing::Outgoing;
 use super::send::Trouble;
 use crate::clock;
 use crate::dial::{Dialer, Endpoint, Scheme};
@@ -104,6 +106,14 @@ pub(super) struct Slot {
 }
 
 impl Lease {
+    /// Gives the connection a request.
+    ///
+    /// # Errors
+    /// As [`Connection::begin`].
+    pub(super) fn begin(&mut self, request: &Outgoing<'_>, body: RequestBody) -> Result<(), Trouble> {
+        self.connection.begin(request, body, &self.pool.endpoint)
+    }
+
     /// The connection, to be driven.
     pub(super) fn connection(&mut self) -> &mut Connection {
         &mut self.connection
@@ -246,7 +256,7 @@ impl Pool {
         self.shared.lock().iter_mut().find_map(|kept| {
             let stream = kept.connection.stream()?;
             kept.used = clock::boot_now();
-            Some((Connection::Http2(stream, None), kept.opened))
+            Some((Connection::Http2(stream), kept.opened))
         })
     }
 
@@ -282,7 +292,7 @@ impl Pool {
                 self.speaks_http2.store(true, Ordering::Relaxed);
                 let stream = shared.stream().ok_or(Trouble::Broken)?;
                 self.shared.lock().push(Kept { connection: shared, opened: now, used: now });
-                Ok((Connection::Http2(stream, None), now))
+                Ok((Connection::Http2(stream), now))
             }
             Err(trouble) => {
                 self.standing.not_connected();

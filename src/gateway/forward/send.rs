@@ -4,24 +4,26 @@
 //! have been read is never sent twice. Waiting for the answer counts from the end of the request. Who is to blame for a
 //! failure is decided here: the client's body, the client's leaving, or the upstream.
 
-use std::pin::pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
-use http::{Request, Response, StatusCode, Version};
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use http::{Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::sleep;
 
-use super::body::{self, Fate, Meter, RequestBody, UpstreamBody};
+use super::body::{self, DeclaredLength, Fate, Meter, RequestBody, UpstreamBody};
 use super::connection::SendFailure;
 use super::headers::{self, Ours};
+use super::outgoing::{Errand, Outgoing};
 use super::pool::{Lease, Limits, Origin, Pool, Wanted};
 use super::upgrade;
 use super::{Failure, Forwarded, Forwarding, Upstream};
 use crate::clock;
 use crate::domain::Rejection;
-use crate::gateway::target::{parse_length, unparsable};
+use crate::gateway::target::unparsable;
 use crate::tasks::within;
 
 /// How often a request that came back unsent is sent again. A second one meets a connection that was closed as soon as
@@ -62,28 +64,27 @@ impl From<Trouble> for Failure {
 }
 
 /// See [`super::Forwarder::send`].
-pub(super) async fn send(mut request: Request<Incoming>, to: &Forwarding<'_>) -> Result<Forwarded, Failure> {
+pub(super) async fn send(parts: &Parts, incoming: Incoming, to: &Forwarding<'_>) -> Result<Forwarded, Failure> {
     let started = clock::boot_now();
-    let wish = upgrade::wish(&mut request, to)?;
-    let (mut parts, incoming) = request.into_parts();
+    let wish = upgrade::wish(parts, to)?;
     let ours = Ours {
         host: to.host,
-        request_id: &to.request_id,
+        request_id: to.request_id,
         assertion: &to.assertion,
         client: to.client,
         received_as: parts.version,
-        length: to.declared_length,
+        length: if wish.is_some() { DeclaredLength::Unstated } else { to.declared_length },
     };
-    headers::for_upstream(&mut parts.headers, &ours);
-    // What hyper noted about the client's side (upgrades, pseudo-headers) must not steer the upstream's.
-    parts.extensions.clear();
-    if let Some(wish) = &wish {
-        wish.write(&mut parts);
-    }
+    let request = Outgoing {
+        method: wish.as_ref().map_or(&parts.method, |wish| wish.method()),
+        target: &to.path_and_query,
+        host: to.host,
+        fields: &parts.headers,
+        errand: Errand::Forwarded(ours, wish.as_ref()),
+    };
     let body = RequestBody::new(incoming, parts.version, to.meter.clone(), to.body_bytes_max);
-    let request = Request::from_parts(parts, body);
     let wanted = if wish.is_some() { Wanted::Http1 } else { Wanted::Any };
-    let (response, lease) = exchange(to.upstream, request, wanted, to).await?;
+    let (response, lease) = exchange(to.upstream, &request, body, wanted, &to.meter).await?;
     to.upstream.observe(clock::boot_now().since(started));
     match wish {
         Some(wish) => wish.answer(response, lease, to),
@@ -105,31 +106,24 @@ pub(super) fn answer(response: Response<()>, lease: Lease, to: &Forwarding<'_>) 
     Response::from_parts(parts, UpstreamBody::new(lease, to.meter.clone(), to.upstream.limits().idle))
 }
 
-/// Sends until an answer's head is here that can be read in one way only.
+/// Sends until an answer's head is here.
 pub(super) async fn exchange(
     upstream: &Upstream,
-    mut request: Request<RequestBody>,
+    request: &Outgoing<'_>,
+    mut body: RequestBody,
     wanted: Wanted,
-    to: &Forwarding<'_>,
+    meter: &Meter,
 ) -> Result<(Response<()>, Lease), Failure> {
     let mut origin = Origin::Any;
     for _ in 0..=REPLAYS_MAX {
         let mut lease = lease(upstream, wanted, origin).await?;
-        let endpoint = lease.endpoint().clone();
-        lease.connection().address(&mut request, &endpoint, &to.path_and_query, to.host)?;
-        match await_answer(lease.connection().send(request), &to.meter, upstream.limits())
-            .await
-            .map_err(|trouble| blame(&to.meter, trouble))?
-        {
-            Ok(response) if is_sound(&response) => return Ok((response, lease)),
-            Ok(response) => {
-                tracing::warn!(%endpoint, status = response.status().as_u16(), "an upstream's answer has an invalid status or framing");
-                return Err(Trouble::Broken.into());
-            }
-            Err(SendFailure::Unsent(returned)) => request = *returned,
+        lease.begin(request, body)?;
+        match await_answer(&mut lease, meter, upstream.limits()).await.map_err(|trouble| blame(meter, trouble))? {
+            Ok(response) => return Ok((response, lease)),
+            Err(SendFailure::Unsent(returned)) => body = *returned,
             Err(SendFailure::Broken(error)) => {
-                tracing::debug!(%endpoint, %error, "an exchange with an upstream broke");
-                return Err(blame(&to.meter, Trouble::Broken));
+                tracing::debug!(endpoint = %lease.endpoint(), %error, "an exchange with an upstream broke");
+                return Err(blame(meter, Trouble::Broken));
             }
         }
         origin = Origin::Fresh;
@@ -156,8 +150,8 @@ async fn lease(upstream: &Upstream, wanted: Wanted, origin: Origin) -> Result<Le
 
 /// Waits for the head of the answer. While the request is being sent, only its standing still is limited: longer than a
 /// client may be silent, it is the upstream that takes no more.
-async fn await_answer<T>(sending: impl Future<Output = T>, meter: &Meter, limits: Limits) -> Result<T, Trouble> {
-    let mut sending = pin!(sending);
+async fn await_answer(lease: &mut Lease, meter: &Meter, limits: Limits) -> Result<Result<Response<()>, SendFailure>, Trouble> {
+    let mut sending = poll_fn(|context| lease.connection().poll_answer(context));
     let stall_max = limits.idle.max(body::PAUSE_MAX + STALL_MARGIN);
     while meter.fate() == Fate::Open {
         let sent = meter.request_bytes();
@@ -181,52 +175,5 @@ fn blame(meter: &Meter, trouble: Trouble) -> Failure {
         Fate::Malformed => Failure::Rejected(unparsable()),
         Fate::ClientAborted => Failure::ClientGone,
         Fate::Open | Fate::Complete | Fate::Unwanted => trouble.into(),
-    }
-}
-
-/// Whether status and framing can be read in one way only (RFC 9112 section 6.3, RFC 9110 section 15). hyper refuses
-/// what it cannot frame; here goes what it frames although another reader would frame it differently.
-fn is_sound(response: &Response<()>) -> bool {
-    let is_known_status = response.status().as_u16() <= 599;
-    is_known_status && has_one_framing(response.headers())
-}
-
-fn has_one_framing(headers: &HeaderMap) -> bool {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    match (lengths.next(), codings.next()) {
-        (None, None) => true,
-        (Some(length), None) => lengths.next().is_none() && parse_length(length).is_some(),
-        (None, Some(coding)) => codings.next().is_none() && is_chunked(coding),
-        (Some(_), Some(_)) => false,
-    }
-}
-
-fn is_chunked(coding: &HeaderValue) -> bool {
-    coding.as_bytes().eq_ignore_ascii_case(b"chunked")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_is_framed_once_or_not_at_all() {
-        for (fields, is_sound) in [
-            (&[][..], true),
-            (&[(CONTENT_LENGTH, "5")], true),
-            (&[(TRANSFER_ENCODING, "Chunked")], true),
-            (&[(CONTENT_LENGTH, "5"), (TRANSFER_ENCODING, "chunked")], false),
-            (&[(CONTENT_LENGTH, "5"), (CONTENT_LENGTH, "5")], false),
-            (&[(CONTENT_LENGTH, "5, 5")], false),
-            (&[(TRANSFER_ENCODING, "gzip, chunked")], false),
-            (&[(TRANSFER_ENCODING, "chunked"), (TRANSFER_ENCODING, "chunked")], false),
-        ] {
-            let mut headers = HeaderMap::new();
-            for (name, value) in fields {
-                headers.append(name.clone(), HeaderValue::from_static(value));
-            }
-            assert_eq!(has_one_framing(&headers), is_sound, "{fields:?}");
-        }
     }
 }

@@ -18,15 +18,14 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use http::{Method, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, copy_bidirectional, join, split};
 use tokio::time::{sleep, timeout};
 
 use super::body::DeclaredLength;
-use super::headers;
+use super::headers::{self, Fields};
 use super::http1::Upgraded as Raw;
 use super::pool::{Lease, Slot};
 use super::send::{self, Trouble};
@@ -36,7 +35,7 @@ use crate::gateway::target::method_refused;
 /// How long the edge may take to hand over the client's connection once the answer is decided; in practice one write.
 const HANDOVER_MAX: Duration = Duration::from_secs(10);
 /// The only version there is (RFC 6455 section 4.1).
-const WEBSOCKET_VERSION: HeaderValue = HeaderValue::from_static("13");
+const WEBSOCKET_VERSION: &str = "13";
 
 /// A client's request for a WebSocket on a route that allows it.
 pub(super) struct Wish {
@@ -56,25 +55,30 @@ enum Form {
 ///
 /// # Errors
 /// `MethodRefused` for an extended CONNECT that may not: it cannot be served as anything else.
-pub(super) fn wish(request: &mut Request<Incoming>, to: &Forwarding<'_>) -> Result<Option<Wish>, Failure> {
+pub(super) fn wish(parts: &Parts, to: &Forwarding<'_>) -> Result<Option<Wish>, Failure> {
     let is_allowed = to.websocket == Websocket::Allowed && to.upstream.can_upgrade();
-    let form = match *request.method() {
+    let form = match parts.method {
         Method::CONNECT if is_allowed => Form::Connect,
         Method::CONNECT => return Err(Failure::Rejected(method_refused())),
         Method::GET
             if is_allowed
-                && asks_for_websocket(request)
+                && asks_for_websocket(parts)
                 && matches!(to.declared_length, DeclaredLength::Unstated | DeclaredLength::Exact(0)) =>
         {
             Form::Upgrade
         }
         _ => return Ok(None),
     };
-    Ok(Some(Wish { form, client: hyper::upgrade::on(request) }))
+    match (parts.extensions.get::<OnUpgrade>(), form) {
+        (Some(client), _) => Ok(Some(Wish { form, client: client.clone() })),
+        // The connection cannot be handed over.
+        (None, Form::Upgrade) => Ok(None),
+        (None, Form::Connect) => Err(Failure::Rejected(method_refused())),
+    }
 }
 
-fn asks_for_websocket(request: &Request<Incoming>) -> bool {
-    request.version() == Version::HTTP_11 && request.headers().contains_key(SEC_WEBSOCKET_KEY) && names_websocket(request.headers())
+fn asks_for_websocket(parts: &Parts) -> bool {
+    parts.version == Version::HTTP_11 && parts.headers.contains_key(SEC_WEBSOCKET_KEY) && names_websocket(&parts.headers)
 }
 
 fn names_websocket(headers: &HeaderMap) -> bool {
@@ -85,15 +89,22 @@ fn names_websocket(headers: &HeaderMap) -> bool {
 }
 
 impl Wish {
-    /// Turns a request whose fields are already the upstream's into an HTTP/1.1 upgrade.
-    pub(super) fn write(&self, parts: &mut Parts) {
-        parts.method = Method::GET;
-        parts.headers.remove(CONTENT_LENGTH);
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    /// What the upstream is asked with.
+    pub(super) fn method(&self) -> &'static Method {
+        &Method::GET
+    }
+
+    /// Puts what makes an HTTP/1.1 upgrade of a request whose other fields are put.
+    pub(super) fn put_fields(&self, received: &HeaderMap, out: &mut impl Fields) {
+        out.compose(&CONNECTION, &["upgrade"]);
+        out.compose(&UPGRADE, &["websocket"]);
         if self.form == Form::Connect {
-            parts.headers.insert(SEC_WEBSOCKET_KEY, nonce());
-            parts.headers.entry(SEC_WEBSOCKET_VERSION).or_insert(WEBSOCKET_VERSION);
+            if !received.contains_key(SEC_WEBSOCKET_KEY) {
+                out.copy(&SEC_WEBSOCKET_KEY, &nonce());
+            }
+            if !received.contains_key(SEC_WEBSOCKET_VERSION) {
+                out.compose(&SEC_WEBSOCKET_VERSION, &[WEBSOCKET_VERSION]);
+            }
         }
     }
 

@@ -3,6 +3,8 @@
 //! httparse finds the fields; here stands what they mean for the framing, and what two readers could take for two things is
 //! refused. Names and values share the memory they were read into. Which fields cross to the client is `headers`' choice.
 
+use std::mem::MaybeUninit;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Response, StatusCode, Version};
@@ -17,7 +19,7 @@ pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Most fields of an answer's head, and of its trailers.
 const FIELDS_MAX: usize = 100;
 /// The last status that means anything (RFC 9110 section 15).
-const STATUS_MAX: u16 = 599;
+pub(in crate::gateway::forward) const STATUS_MAX: u16 = 599;
 
 /// What the head says.
 pub(super) struct Head {
@@ -32,9 +34,9 @@ pub(super) fn parse(read: &mut BytesMut, method: &Method) -> Result<Option<Head>
     if read.is_empty() {
         return Ok(None);
     }
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut answer = httparse::Response::new(&mut fields);
-    let length = match answer.parse(read) {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut answer = httparse::Response::new(&mut []);
+    let length = match httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut answer, read, &mut fields) {
         Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES_MAX => length,
         Ok(httparse::Status::Partial) if read.len() < HEAD_BYTES_MAX => return Ok(None),
         Ok(_) => return Err(AnswerError::Malformed("its head is too long")),
@@ -65,25 +67,20 @@ pub(super) fn parse_trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, A
 }
 
 /// Where names and values begin and how long they are, so that they can share the memory they were read into.
-struct Places {
-    found: [[usize; 4]; FIELDS_MAX],
-    count: usize,
-}
+struct Places(Vec<[usize; 4]>);
 
 impl Places {
     fn of(read: &[u8], fields: &[httparse::Header<'_>]) -> Self {
         let start = read.as_ptr().addr();
-        let mut places = Self { found: [[0; 4]; FIELDS_MAX], count: fields.len() };
-        for (place, field) in places.found.iter_mut().zip(fields) {
-            *place = [field.name.as_ptr().addr() - start, field.name.len(), field.value.as_ptr().addr() - start, field.value.len()];
-        }
-        places
+        let place = |part: &[u8]| [part.as_ptr().addr() - start, part.len()];
+        let places = fields.iter().map(|field| (place(field.name.as_bytes()), place(field.value)));
+        Self(places.map(|([name_at, name_bytes], [value_at, value_bytes])| [name_at, name_bytes, value_at, value_bytes]).collect())
     }
 
     fn fields(&self, head: &Bytes) -> Result<HeaderMap, AnswerError> {
         // Room for what the gateway adds, too.
-        let mut fields = HeaderMap::with_capacity(self.count + 5);
-        for [name_at, name_bytes, value_at, value_bytes] in self.found.iter().take(self.count) {
+        let mut fields = HeaderMap::with_capacity(self.0.len() + 5);
+        for [name_at, name_bytes, value_at, value_bytes] in &self.0 {
             let name = HeaderName::from_bytes(head.get(*name_at..name_at + name_bytes).unwrap_or_default());
             let value = HeaderValue::from_maybe_shared(head.slice(*value_at..value_at + value_bytes));
             let (Ok(name), Ok(value)) = (name, value) else { return Err(AnswerError::Malformed("a field is not a field")) };

@@ -16,15 +16,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use self::decoder::{Decoded, Decoder};
 use self::head::Head;
+pub(super) use self::head::STATUS_MAX;
 use self::request::{Stopped, Writing};
 use super::body::RequestBody;
+use super::outgoing::Outgoing;
 use crate::dial::Stream;
 
 /// Room for the first read: a head and a small answer.
@@ -96,11 +98,11 @@ impl Http1 {
     }
 
     /// Takes a request to be written by [`Http1::poll_answer`].
-    pub(super) fn begin(&mut self, request: Request<RequestBody>) {
-        self.method = request.method().clone();
+    pub(super) fn begin(&mut self, request: &Outgoing<'_>, body: RequestBody) {
+        self.method = request.method.clone();
         self.informational = 0;
         self.is_kept = false;
-        self.writing = Writing::new(request);
+        self.writing.begin(request, body);
     }
 
     /// Writes the request and waits for the head of its answer.

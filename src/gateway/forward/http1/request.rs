@@ -7,18 +7,20 @@ use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HeaderMap};
-use http::{Request, Version};
+use bytes::{Buf, Bytes};
+use http::header::HeaderMap;
 use http_body::Body;
 use tokio::io::AsyncWrite;
 
 use crate::dial::Stream;
-use crate::gateway::forward::body::RequestBody;
-use crate::gateway::target::parse_length;
+use crate::gateway::forward::body::{DeclaredLength, RequestBody};
+use crate::gateway::forward::headers::Fields;
+use crate::gateway::forward::outgoing::{Lines, Outgoing};
 
 /// Room for a head of ours: an assertion, some addresses, what clients usually send.
 const HEAD_BYTES_USUAL: usize = 2 * 1024;
+/// Room that a connection keeps for its next head; a larger one is given back.
+const HEAD_BYTES_KEPT: usize = 4 * 1024;
 /// The last chunk, with no trailers behind it.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
@@ -33,8 +35,10 @@ pub(super) enum Stopped {
 
 /// A request that is being written.
 pub(super) struct Writing {
-    /// The head, or a chunk's size, or the end of a body.
-    front: BytesMut,
+    /// The head, or a chunk's size, or the end of a body. Its room outlives the request.
+    front: Vec<u8>,
+    /// How much of it was written.
+    front_written: usize,
     /// A piece of the body behind it.
     data: Bytes,
     /// What ends a chunk, behind the piece.
@@ -61,24 +65,18 @@ enum Framing {
 impl Writing {
     /// No request: nothing to write.
     pub(super) fn nothing() -> Self {
-        Self { front: BytesMut::new(), data: Bytes::new(), tail: b"", rest: Rest::Nothing }
+        Self { front: Vec::new(), front_written: 0, data: Bytes::new(), tail: b"", rest: Rest::Nothing }
     }
 
-    /// The head is written by [`super::super::connection::Connection::address`]: its framing fields say how the body is framed.
-    pub(super) fn new(request: Request<RequestBody>) -> Self {
-        let (parts, body) = request.into_parts();
-        let mut front = BytesMut::with_capacity(HEAD_BYTES_USUAL);
-        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        for part in [parts.method.as_str(), " ", path, if parts.version == Version::HTTP_10 { " HTTP/1.0\r\n" } else { " HTTP/1.1\r\n" }] {
-            front.put_slice(part.as_bytes());
-        }
-        put_fields(&mut front, &parts.headers);
-        let rest = match parts.headers.get(CONTENT_LENGTH).map(parse_length) {
+    /// The next request, after one that is complete.
+    pub(super) fn begin(&mut self, request: &Outgoing<'_>, body: RequestBody) {
+        self.front.reserve(HEAD_BYTES_USUAL);
+        request.write_http1(&body, &mut self.front);
+        self.rest = match request.length() {
             _ if body.is_end_stream() => Rest::Nothing,
-            Some(Some(length)) => Rest::Body(body, Framing::Length(length)),
-            _ => Rest::Body(body, Framing::Chunked),
+            DeclaredLength::Exact(length) => Rest::Body(body, Framing::Length(length)),
+            DeclaredLength::Chunked | DeclaredLength::Unstated => Rest::Body(body, Framing::Chunked),
         };
-        Self { front, data: Bytes::new(), tail: b"", rest }
     }
 
     /// Whether all of the request was written.
@@ -112,6 +110,11 @@ impl Writing {
 
     fn has_bytes(&self) -> bool {
         !(self.front.is_empty() && self.data.is_empty() && self.tail.is_empty())
+    }
+
+    /// What is not written yet of the front.
+    fn front(&self) -> &[u8] {
+        self.front.get(self.front_written..).unwrap_or_default()
     }
 
     /// The body is dropped with it, which tells its meter.
@@ -154,7 +157,7 @@ impl Writing {
             // A chunk of no bytes would be the last.
             Framing::Chunked if data.is_empty() => {}
             Framing::Chunked => {
-                write!((&mut self.front).writer(), "{length:X}\r\n").expect("writing to memory does not fail");
+                write!(self.front, "{length:X}\r\n").expect("writing to memory does not fail");
                 self.tail = if is_last { b"\r\n0\r\n\r\n" } else { b"\r\n" };
             }
         }
@@ -171,8 +174,10 @@ impl Writing {
         match framing {
             Framing::Length(_) => self.end(framing),
             Framing::Chunked => {
-                self.front.put_slice(b"0\r\n");
-                put_fields(&mut self.front, &trailers);
+                self.front.extend_from_slice(b"0\r\n");
+                let mut lines = Lines(&mut self.front);
+                trailers.iter().for_each(|(name, value)| lines.copy(name, value));
+                self.front.extend_from_slice(b"\r\n");
                 self.rest = Rest::Nothing;
             }
         }
@@ -183,7 +188,7 @@ impl Writing {
             Framing::Length(0) => self.rest = Rest::Nothing,
             Framing::Length(_) => self.stop(Stopped::ByBody),
             Framing::Chunked => {
-                self.front.put_slice(LAST_CHUNK);
+                self.front.extend_from_slice(LAST_CHUNK);
                 self.rest = Rest::Nothing;
             }
         }
@@ -194,11 +199,11 @@ impl Writing {
         while self.has_bytes() {
             let mut stream = Pin::new(&mut *stream);
             let written = ready!(if self.data.is_empty() && self.tail.is_empty() {
-                stream.as_mut().poll_write(context, &self.front)
+                stream.as_mut().poll_write(context, self.front())
             } else {
                 stream
                     .as_mut()
-                    .poll_write_vectored(context, &[IoSlice::new(&self.front), IoSlice::new(&self.data), IoSlice::new(self.tail)])
+                    .poll_write_vectored(context, &[IoSlice::new(self.front()), IoSlice::new(&self.data), IoSlice::new(self.tail)])
             })?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -209,20 +214,15 @@ impl Writing {
     }
 
     fn advance(&mut self, written: usize) {
-        let front = written.min(self.front.len());
-        self.front.advance(front);
+        let front = written.min(self.front().len());
+        self.front_written += front;
+        if self.front_written == self.front.len() {
+            self.front.clear();
+            self.front.shrink_to(HEAD_BYTES_KEPT);
+            self.front_written = 0;
+        }
         let data = (written - front).min(self.data.len());
         self.data.advance(data);
         self.tail = self.tail.get(written - front - data..).unwrap_or_default();
     }
-}
-
-/// Fields as lines, and the empty line behind them.
-fn put_fields(out: &mut BytesMut, fields: &HeaderMap) {
-    for (name, value) in fields {
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            out.put_slice(part);
-        }
-    }
-    out.put_slice(b"\r\n");
 }

@@ -29,6 +29,7 @@ use crate::config;
 use crate::domain::Rejection;
 use crate::gateway::client_address::{ClientAddress, Transport};
 use crate::gateway::forward::body::{BodyError, RequestBody};
+use crate::gateway::forward::outgoing::{Errand, Outgoing};
 use crate::gateway::forward::pool::Wanted;
 use crate::gateway::forward::send::exchange;
 use crate::gateway::forward::{
@@ -155,7 +156,7 @@ impl Front {
             upstream: &*self.forwarder.upstream("ledger").ok_or(Failure::Rejected(Rejection::RouteUnknown))?,
             path_and_query: target.path_and_query().clone(),
             host: target.authority(),
-            request_id: HeaderValue::from_static("our-id"),
+            request_id: &HeaderValue::from_static("our-id"),
             assertion: (HeaderName::from_static("x-assure-jwt-assertion"), HeaderValue::from_static("our-word")),
             client: &client,
             websocket,
@@ -163,7 +164,7 @@ impl Front {
             body_bytes_max: BODY_BYTES_MAX,
             meter,
         };
-        self.forwarder.send(Request::from_parts(parts, body), &to).await
+        self.forwarder.send(&parts, body, &to).await
     }
 
     pub(super) async fn client(&self) -> Peer {
@@ -373,21 +374,11 @@ impl Peer {
 
 /// One POST without a body, sent and answered.
 pub(in crate::gateway::forward) async fn exchange_once(upstream: &Upstream) {
-    let headers = http::HeaderMap::new();
-    let to = Forwarding {
-        upstream,
-        path_and_query: "/".parse().unwrap(),
-        host: &http::HeaderValue::from_static("a"),
-        request_id: http::HeaderValue::from_static("id"),
-        assertion: (http::HeaderName::from_static("x-assure-y"), http::HeaderValue::from_static("y")),
-        client: &ClientAddress::find([127, 0, 0, 1].into(), Transport::Clear, &[], &headers),
-        websocket: Websocket::Refused,
-        declared_length: DeclaredLength::Unstated,
-        body_bytes_max: 0,
-        meter: Meter::new(),
-    };
-    let request = http::Request::post("/").body(RequestBody::nothing()).unwrap();
-    let (_, mut lease) = timeout(PATIENCE, exchange(upstream, request, Wanted::Any, &to)).await.unwrap().unwrap();
+    let (fields, path, host) = (http::HeaderMap::new(), "/".parse().unwrap(), HeaderValue::from_static("a"));
+    let request = Outgoing { method: &http::Method::POST, target: &path, host: &host, fields: &fields, errand: Errand::Own };
+    let meter = Meter::new();
+    let sending = exchange(upstream, &request, RequestBody::nothing(), Wanted::Any, &meter);
+    let (_, mut lease) = timeout(PATIENCE, sending).await.unwrap().unwrap();
     while let Some(frame) = poll_fn(|context| lease.connection().poll_frame(context)).await {
         frame.unwrap();
     }
