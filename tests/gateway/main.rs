@@ -22,6 +22,7 @@ mod consumers;
 mod demo;
 mod descriptors;
 mod desync;
+mod desync_vectors;
 mod differential;
 mod drain;
 mod floods;
