@@ -8,8 +8,9 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use assure_gateway::config::{self, ByteCount};
 use assure_gateway::domain::KeyNamespace;
-use assure_gateway::{config, fuzzing};
+use assure_gateway::fuzzing;
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
 
@@ -66,8 +67,13 @@ fn with_checksum(signed: &[u8]) -> Vec<u8> {
 }
 
 /// A configuration is read the same twice, every mistake has a line that exists, and what is accepted can be warned about.
+/// A size alone is what a second reader makes of it, never wraps, and is written in a form that reads back.
 fn configuration(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(size) = text.parse::<ByteCount>() {
+        assert_eq!(size_again(text), Some(u128::from(size.0)));
+        assert_eq!(size.to_string().parse(), Ok(size));
+    }
     // Files and variables of this machine are not the fuzzer's to read.
     if text.contains("${") {
         return;
@@ -82,4 +88,16 @@ fn configuration(data: &[u8]) {
         (Err(first), Err(second)) => assert_eq!(first.to_string(), second.to_string()),
         _ => panic!("read in two ways"),
     }
+}
+
+/// A size, with room for what 64 bits do not hold.
+fn size_again(text: &str) -> Option<u128> {
+    let (number, unit) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
+    let (base, power) = match unit.as_bytes() {
+        [] => (1, 0),
+        [letter, b'i', b'B'] => (1024_u128, b"KMGT".iter().position(|known| known == letter)? + 1),
+        [letter, b'B'] => (1000, b"KMGT".iter().position(|known| known == letter)? + 1),
+        _ => return None,
+    };
+    Some(number.parse::<u128>().ok()? * base.pow(u32::try_from(power).ok()?))
 }
