@@ -17,7 +17,7 @@ use bytes::{Buf, Bytes};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -180,7 +180,12 @@ async fn sniff(mut stream: Stream) -> io::Result<(Version, Replay)> {
         }
     };
     match agreed(&stream) {
-        Some(agreed) if agreed != spoken => Err(refused("another version than ALPN settled")),
+        Some(agreed) if agreed != spoken => {
+            // Said within TLS, so that the end is not taken for a cut wire (RFC 8446 section 6.1). A failure is that of a client
+            // who has gone.
+            let _ = stream.shutdown().await;
+            Err(refused("another version than ALPN settled"))
+        }
         _ => Ok((spoken, Replay { sniffed: bytes.into(), stream })),
     }
 }

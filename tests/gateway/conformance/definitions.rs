@@ -73,6 +73,12 @@ fn resets(get: &[u8]) -> Vec<Case> {
             vec![request(), frame(PRIORITY, 0, 1, b"\x80\0\0\x01")],
             StreamError(&[FRAME_SIZE_ERROR]),
         ),
+        case(
+            "http2/6.3/3",
+            "PRIORITY on an idle stream, then a lower one",
+            vec![frame(PRIORITY, 0, 3, &priority(0)), request()],
+            Verdict::Answer,
+        ),
         case("http2/6.4/1", "RST_STREAM on stream 0", vec![reset(0, CANCEL)], ConnectionError(&[PROTOCOL_ERROR])),
         case("http2/6.4/2", "RST_STREAM on an idle stream", vec![reset(1, CANCEL)], ConnectionError(&[PROTOCOL_ERROR])),
         case(
@@ -102,6 +108,12 @@ fn of_settings(get: &[u8]) -> Vec<Case> {
             vec![frame(SETTINGS, 0, 0, &[0, 3, 0])],
             ConnectionError(&[FRAME_SIZE_ERROR]),
         ),
+        case(
+            "http2/6.5/3b",
+            "SETTINGS of 9 bytes",
+            vec![frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100, 0, 2, 0])],
+            ConnectionError(&[FRAME_SIZE_ERROR]),
+        ),
         bad("http2/6.5.2/1", "push neither on nor off", (ENABLE_PUSH, 2), &[PROTOCOL_ERROR]),
         bad("http2/6.5.2/2", "a window over the maximum", (INITIAL_WINDOW_SIZE, WINDOW_MAX + 1), &[FLOW_CONTROL_ERROR]),
         bad("http2/6.5.2/3", "a frame size under the minimum", (MAX_FRAME_SIZE, 16_383), &[PROTOCOL_ERROR]),
@@ -119,6 +131,7 @@ fn of_connection(get: &[u8], post: &[u8]) -> Vec<Case> {
         case("http2/6.7/2", "PING that is an answer", vec![frame(PING, ACK, 0, b"invalid\0"), ping()], Pong),
         case("http2/6.7/3", "PING on a stream", vec![frame(PING, 0, 1, &[0; 8])], ConnectionError(&[PROTOCOL_ERROR])),
         case("http2/6.7/4", "PING of 6 bytes", vec![frame(PING, 0, 0, &[0; 6])], ConnectionError(&[FRAME_SIZE_ERROR])),
+        case("http2/6.7/4b", "PING of 6 bytes on a stream", vec![frame(PING, 0, 1, &[0; 6])], ConnectionError(&[FRAME_SIZE_ERROR])),
         case("http2/6.8/1", "GOAWAY on a stream", vec![goaway(1, 0)], ConnectionError(&[PROTOCOL_ERROR])),
         case("http2/7/1", "GOAWAY with an unknown code", vec![goaway(0, 0xff), ping()], Verdict::PongOrClosed),
         case("http2/7/2", "RST_STREAM with an unknown code", vec![headers(1, 0, post), reset(1, 0xff), ping()], Pong),
@@ -148,7 +161,7 @@ fn windows(get: &[u8]) -> Vec<Case> {
             "http2/6.9.1/2",
             "a window over the maximum",
             vec![window_update(0, WINDOW_MAX), window_update(0, WINDOW_MAX)],
-            ConnectionError(&[FLOW_CONTROL_ERROR]),
+            Verdict::Goaway(FLOW_CONTROL_ERROR),
         ),
         case(
             "http2/6.9.1/3",
@@ -205,6 +218,11 @@ fn continuations(get: &[u8], post: &[u8]) -> Vec<Case> {
             "http2/6.10/6",
             "CONTINUATION behind DATA",
             vec![headers(1, 0, post), data(1, END_STREAM, b"test"), more(1, 0), more(0, END_HEADERS)],
+        ),
+        bad(
+            "http2/6.10/6b",
+            "DATA within a header block, then CONTINUATION",
+            vec![begun(post, 0), data(1, END_STREAM, b"test"), more(1, 0), more(0, END_HEADERS)],
         ),
     ]
 }

@@ -42,7 +42,7 @@ fn streams(get: &[u8]) -> Vec<Case> {
             vec![no_window(), request(), weight(1), window_update(1, 1)],
             Verdict::DataOf(1),
         ),
-        case("generic/2/4", "RST_STREAM on a half-closed stream", vec![request(), reset(1, CANCEL), ping()], PongOrClosed),
+        case("generic/2/4", "RST_STREAM on a half-closed stream", vec![request(), reset(1, CANCEL), ping()], Pong),
         on_closed,
     ]
 }
@@ -82,7 +82,7 @@ fn frames(get: &[u8], post: &[u8]) -> Vec<Case> {
         case("generic/3.4/1", "a RST_STREAM frame", vec![headers(1, 0, get), reset(1, CANCEL), ping()], PongOrClosed),
         case("generic/3.5/1", "a SETTINGS frame", vec![all_settings], Verdict::SettingsTaken),
         case("generic/3.7/1", "a PING frame", vec![ping()], Pong),
-        case("generic/3.8/1", "a GOAWAY frame", vec![frame(GOAWAY, 0, 0, b"\0\0\0\0\0\0\0\0words")], Closed),
+        case("generic/3.8/1", "a GOAWAY frame", vec![frame(GOAWAY, 0, 0, b"\0\0\0\0\0\0\0\0words"), ping()], Closed),
         case("generic/3.9/1", "WINDOW_UPDATE on the connection", vec![window_update(0, 1), ping()], Pong),
         case("generic/3.9/2", "WINDOW_UPDATE on a stream", vec![request(), window_update(1, 1)], Answer),
         case(

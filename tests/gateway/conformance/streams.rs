@@ -114,6 +114,12 @@ fn identifiers(get: &[u8]) -> Vec<Case> {
             vec![headers(5, END_STREAM, get), headers(3, END_STREAM, get)],
             ConnectionError(&[PROTOCOL_ERROR]),
         ),
+        case(
+            "http2/5.1.1/3",
+            "HEADERS on a stream that its client has ended",
+            vec![headers(5, END_STREAM, get), headers(5, END_STREAM, get)],
+            StreamError(&[STREAM_CLOSED]),
+        ),
         too_many,
         case("http2/5.3.1/1", "HEADERS that depend on themselves", vec![ownself], StreamError(&[PROTOCOL_ERROR])),
         case("http2/5.3.1/2", "PRIORITY that depends on itself", vec![frame(PRIORITY, 0, 1, &priority(1))], StreamError(&[PROTOCOL_ERROR])),

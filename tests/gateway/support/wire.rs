@@ -19,6 +19,8 @@ const HEAD_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub(crate) enum Broken {
     /// The peer closed in order.
     Ended,
+    /// The peer closed, but did not say so within TLS (RFC 8446 section 6.1): anyone may have cut it.
+    Truncated,
     /// The peer reset the connection.
     Reset,
     /// Nothing came for [`READ_TIMEOUT`], or for the wait that was set.
@@ -33,7 +35,7 @@ impl From<io::Error> for Broken {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Silent,
-            io::ErrorKind::UnexpectedEof => Self::Ended,
+            io::ErrorKind::UnexpectedEof => Self::Truncated,
             io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => Self::Reset,
             other => Self::Other(other),
         }
