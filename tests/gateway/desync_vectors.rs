@@ -199,15 +199,15 @@ fn what_a_known_guard_calls_ambiguous_is_refused_or_framed_in_one_way() {
         refuse(&mut bench, "ambiguous", vector, before);
     }
     let thousand = [b'x'; 1000];
-    let rows: [(&str, &[u8], &[u8], &[u8]); 6] = [
-        ("GET with a length", b"GET /x HTTP/1.1", b"Content-Length: 1000\r\n", &thousand),
-        ("GET with chunks", b"GET /x HTTP/1.1", b"Transfer-Encoding: chunked\r\n", NO_CHUNKS),
-        ("HEAD with a length", b"HEAD /x HTTP/1.1", b"Content-Length: 1000\r\n", &thousand),
-        ("HEAD with chunks", b"HEAD /x HTTP/1.1", b"Transfer-Encoding: chunked\r\n", NO_CHUNKS),
-        ("from life: GET with a length", b"GET /x HTTP/1.1", b"Content-Length:  22\r\n", b"0123456789012345678901"),
-        ("from life: GET with chunks", b"GET /x HTTP/1.1", b"Transfer-Encoding:  chunked\r\n", NO_CHUNKS),
+    let rows: [(Vector, &[u8]); 6] = [
+        (("GET with a length", b"GET /x HTTP/1.1", b"Content-Length: 1000\r\n"), &thousand),
+        (("GET with chunks", b"GET /x HTTP/1.1", b"Transfer-Encoding: chunked\r\n"), NO_CHUNKS),
+        (("HEAD with a length", b"HEAD /x HTTP/1.1", b"Content-Length: 1000\r\n"), &thousand),
+        (("HEAD with chunks", b"HEAD /x HTTP/1.1", b"Transfer-Encoding: chunked\r\n"), NO_CHUNKS),
+        (("from life: GET with a length", b"GET /x HTTP/1.1", b"Content-Length:  22\r\n"), b"0123456789012345678901"),
+        (("from life: GET with chunks", b"GET /x HTTP/1.1", b"Transfer-Encoding:  chunked\r\n"), NO_CHUNKS),
     ];
-    for (name, first, fields, body) in rows {
+    for ((name, first, fields), body) in rows {
         let before = if name.starts_with("from life") { FROM_LIFE } else { b"" };
         bench.check(&format!("ambiguous: {name}"), &request(first, &[before, fields].concat(), body), Outcome::Forwarded);
     }

@@ -34,6 +34,7 @@ mod http2_desync;
 mod http2_framing;
 mod http2_upstreams;
 mod limits;
+mod misbehaving;
 mod model;
 mod moving;
 mod ops;
