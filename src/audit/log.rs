@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::entry::{self, END_GROWTH_BYTES, ENTRY_BYTES_MAX, Frame, HEAD_BYTES, Head, Kind, Read};
+use super::entry::{self, END_GROWTH_BYTES, ENTRY_BYTES_MAX, Frame, HEAD_BYTES, Head, Kind, NUMBER_MAX, Read};
 use super::recover::OpenBegin;
 use super::segment::{self, Place, Segment};
 use crate::domain::Timestamp;
@@ -227,6 +227,9 @@ impl Log {
 
     /// Numbers on after a sequence that the store holds and this spool never gave out.
     pub(super) fn skip_to(&mut self, sequence: u64) -> io::Result<()> {
+        if sequence > NUMBER_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the store names a sequence greater than any that can be given out"));
+        }
         if sequence > self.last_sequence {
             self.append(Head { kind: Kind::Skip, synced: 0, sequence, id: self.spool }, &mut Frame::bare())?;
             self.last_sequence = sequence;

@@ -11,7 +11,7 @@ use std::io::{self, Read as _};
 
 use uuid::Uuid;
 
-use super::entry::{self, Entry, Kind, Read};
+use super::entry::{self, Entry, Kind, NUMBER_MAX, Read};
 use super::folder::{Folder, SpoolError};
 use super::segment::{Place, Segment};
 
@@ -154,6 +154,9 @@ impl Scan {
 
     /// Whether a first entry continues the row. If it does not, entries before it are missing.
     fn opens(&mut self, number: u64, entry: &Entry<'_>) -> Result<bool, &'static str> {
+        if number > NUMBER_MAX {
+            return Err("the segment has a number that no segment can have");
+        }
         if entry.head.kind != Kind::Open {
             return Err("the segment does not begin with its opening entry");
         }
@@ -193,6 +196,8 @@ impl Scan {
 
     fn take(&mut self, place: Place, entry: &Entry<'_>) -> Result<(), &'static str> {
         match entry.head.kind {
+            // With it all that count on from there.
+            _ if entry.head.sequence > NUMBER_MAX => return Err("a sequence is greater than any that can be given out"),
             Kind::Open if place.offset > 0 => return Err("an opening entry stands in the middle of the segment"),
             Kind::Open => {}
             Kind::Begin => {
@@ -225,7 +230,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::entry::Head;
+    use super::super::entry::{Frame, Head};
     use super::super::testing::*;
     use super::*;
     use crate::domain::{AuditRecord, Outcome};
@@ -423,5 +428,39 @@ mod tests {
         assert!(matches!(opened(image.path()), Err(SpoolError::Damaged { what: "the segment belongs to another spool", .. })));
         std::fs::remove_file(second).unwrap();
         assert!(matches!(opened(image.path()), Err(SpoolError::Damaged { what: "the segment before this one is missing", .. })));
+    }
+
+    #[test]
+    fn numbers_that_nobody_can_have_given_out_are_damage_and_are_never_counted_on() {
+        let spool = Uuid::from_u128(7);
+        let segment = |entries: &[(Kind, u64)]| -> Vec<u8> {
+            let seal = |(kind, sequence): &(Kind, u64)| {
+                Frame::bare().seal(Head { kind: *kind, synced: 0, sequence: *sequence, id: spool }).to_vec()
+            };
+            entries.iter().flat_map(seal).collect()
+        };
+        let read = |number, entries: &[(Kind, u64)]| {
+            let mut scan = Scan::of(spool);
+            scan.read(number, &segment(entries)).map(|()| scan.last_sequence)
+        };
+        for sequence in [NUMBER_MAX + 1, u64::MAX - 1, u64::MAX] {
+            for entries in [
+                &[(Kind::Open, sequence)][..],
+                &[(Kind::Open, sequence), (Kind::End, sequence.wrapping_add(1))],
+                &[(Kind::Open, 0), (Kind::Skip, sequence)],
+                &[(Kind::Open, 0), (Kind::Skip, sequence), (Kind::End, sequence.wrapping_add(1))],
+                &[(Kind::Open, 0), (Kind::Begin, sequence)],
+            ] {
+                assert!(read(1, entries).is_err(), "{entries:?}");
+            }
+        }
+        assert!(read(u64::MAX, &[(Kind::Open, 0)]).is_err());
+        assert_eq!(read(NUMBER_MAX, &[(Kind::Open, 0), (Kind::Skip, NUMBER_MAX)]), Ok(NUMBER_MAX));
+        assert_eq!(read(1, &[(Kind::Open, 0), (Kind::Skip, 7), (Kind::End, 8)]), Ok(8));
+        // A store that names such a number is not followed.
+        let home = tempfile::tempdir().unwrap();
+        let spool = open(home.path(), MIB);
+        assert!(spool.core.resume_after(u64::MAX).is_err());
+        assert!(spool.core.resume_after(9).is_ok());
     }
 }
