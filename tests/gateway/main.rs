@@ -26,6 +26,7 @@ mod desync_vectors;
 mod differential;
 mod drain;
 mod floods;
+mod forged_tokens;
 mod forgetting;
 mod forwarding;
 mod framing;
