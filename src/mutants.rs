@@ -46,6 +46,8 @@ pub enum Mutant {
     NoBegin,
     /// One live key more than a creator may have.
     OneKeyMore,
+    /// Frames of HTTP/2 that carry nothing are not counted; `floods` finds it, not the model.
+    NoFrameBudget,
 }
 
 #[cfg(not(feature = "mutants"))]

@@ -14,6 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const BEAT: Duration = Duration::from_secs(1);
 /// What a slow reader lets its kernel hold.
 const RECEIVE_BYTES: usize = 2 * 1024;
+/// What is taken at a beat: so little that the kernel has nothing to tell the gateway before its patience ends. It holds a status.
+const TASTE_BYTES: usize = 16;
 
 pub(super) const SLOW_HEADS: [Attack; 2] = [
     Attack { name: "slow heads", run: slow_heads, endings: &["408", "closed"] },
@@ -87,7 +89,11 @@ fn crowd(
 
 /// Takes a little of what is there; says how the connection ended if it did. An answer is an end, too.
 fn how_it_ended(socket: &mut TcpStream, receive_bytes: Option<usize>) -> Option<String> {
-    let mut bytes = [0; 64];
+    // What a slow reader's kernel had taken before a reset can still be read, for as long as there is any.
+    if receive_bytes.is_some() && socket.take_error().is_ok_and(|error| error.is_some()) {
+        return Some("reset".into());
+    }
+    let mut bytes = [0; TASTE_BYTES];
     match socket.read(&mut bytes) {
         Ok(0) => Some("closed".into()),
         // A slow reader goes on.

@@ -45,6 +45,9 @@ pub(super) const FLOODS: [Attack; 13] = [
     Attack { name: "HPACK bomb", run: hpack_bomb, endings: STOPPED },
     Attack { name: "HPACK table beyond the limit", run: hpack_table, endings: &["GOAWAY 1", "GOAWAY 9"] },
 ];
+/// Those of them that `src/edge/frame_budget.rs` alone stops.
+#[cfg(feature = "mutants")]
+pub(super) const ONLY_BUDGETED: [&str; 5] = ["PING", "SETTINGS", "empty SETTINGS", "PRIORITY", "unknown frames"];
 pub(super) const STALLS: [Attack; 1] =
     [Attack { name: "streams without a window", run: stalled_streams, endings: &["closed", "reset", "GOAWAY 0"] }];
 pub(super) const UNTAKEN: [Attack; 1] =

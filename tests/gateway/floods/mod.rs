@@ -12,6 +12,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
@@ -43,6 +44,27 @@ struct Attack {
     name: &'static str,
     run: fn(&Target, Scale) -> Endings,
     endings: &'static [&'static str],
+}
+
+impl Attack {
+    #[track_caller]
+    fn assert_ended(&self, endings: &Endings) {
+        let wrong: Vec<_> = endings.ways.keys().filter(|way| !self.endings.contains(&way.as_str())).collect();
+        let name = self.name;
+        assert!(wrong.is_empty() && endings.count() > 0, "{name}: every connection ends by {:?}: {:?}", self.endings, endings.ways);
+    }
+}
+
+/// So many connections of an attack have not cost more than they may.
+#[track_caller]
+fn assert_bounded(attack: &str, before: Resources, peak: Resources, connections: usize) {
+    let allowed = before.memory_bytes + KEPT_BYTES_MAX + connections as u64 * CONNECTION_BYTES_MAX;
+    assert!(peak.memory_bytes < allowed, "{attack}: {peak:?} after {before:?}");
+}
+
+#[track_caller]
+fn assert_served(attack: &str, service: &Service) {
+    assert!(service.answered > 0 && service.slowest < NOTICED, "{attack}: the good client notices: {service:?}");
 }
 
 /// Whom it goes to, and with which key.
@@ -109,13 +131,11 @@ fn withstand(gateway: &Gateway, key: &Key, attack: &Attack, scale: Scale) -> Out
     let before = beside.calm();
     let endings = (attack.run)(&target, scale);
     let name = attack.name;
-    let wrong: Vec<_> = endings.ways.keys().filter(|way| !attack.endings.contains(&way.as_str())).collect();
-    assert!(wrong.is_empty() && endings.count() > 0, "{name}: every connection ends by {:?}: {:?}", attack.endings, endings.ways);
+    attack.assert_ended(&endings);
     let after = beside.given_back(before, name);
     let (peak, service) = beside.stop();
-    let allowed = before.memory_bytes + KEPT_BYTES_MAX + endings.count() as u64 * CONNECTION_BYTES_MAX;
-    assert!(peak.memory_bytes < allowed, "{name}: {peak:?} after {before:?}");
-    assert!(service.answered > 0 && service.slowest < NOTICED, "{name}: the good client notices: {service:?}");
+    assert_bounded(name, before, peak, endings.count());
+    assert_served(name, &service);
     Outcome { name, endings, before, peak, after, service }
 }
 
@@ -126,6 +146,25 @@ fn withstand_all(attacks: &[Attack], scale: Scale) {
     for attack in attacks {
         withstand(&gateway, &key, attack, scale);
     }
+    assert!(gateway.is_running());
+}
+
+/// All of `attacks` at once: they wait more than they work, and what each holds adds up.
+fn withstand_together(attacks: &[&Attack], scale: Scale) {
+    let mut gateway = gateway();
+    let target = Target { edge: gateway.edge(), key: gateway.key() };
+    let beside = Beside::start(&gateway, &target.key);
+    let before = beside.calm();
+    let endings: Vec<Endings> = thread::scope(|scope| {
+        let target = &target;
+        let running: Vec<_> = attacks.iter().map(|attack| scope.spawn(move || (attack.run)(target, scale))).collect();
+        running.into_iter().map(|attack| attack.join().expect("an attack only attacks")).collect()
+    });
+    attacks.iter().zip(&endings).for_each(|(attack, endings)| attack.assert_ended(endings));
+    beside.given_back(before, "all together");
+    let (peak, service) = beside.stop();
+    assert_bounded("all together", before, peak, endings.iter().map(Endings::count).sum());
+    assert_served("all together", &service);
     assert!(gateway.is_running());
 }
 
@@ -143,28 +182,9 @@ fn connect_from(from: Ipv4Addr, edge: SocketAddr, receive_bytes: Option<usize>) 
 const SHORT: Scale = Scale { connections: 60, frames: 12_000 };
 
 #[test]
-fn heads_that_never_end_are_cut_and_nobody_else_notices() {
-    withstand_all(&http1::SLOW_HEADS, SHORT);
-}
-
-#[test]
-fn bodies_that_never_end_are_cut_and_nobody_else_notices() {
-    withstand_all(&http1::SLOW_BODIES, SHORT);
-}
-
-#[test]
-fn answers_that_nobody_takes_are_cut_and_nobody_else_notices() {
-    withstand_all(&http1::SLOW_READERS, SHORT);
-}
-
-#[test]
-fn streams_whose_window_never_opens_are_cut_and_nobody_else_notices() {
-    withstand_all(&http2::STALLS, SHORT);
-}
-
-#[test]
-fn acknowledgements_that_nobody_takes_are_cut_and_nobody_else_notices() {
-    withstand_all(&http2::UNTAKEN, SHORT);
+fn all_that_is_slow_or_takes_nothing_is_cut_and_nobody_else_notices() {
+    let slow = [&http1::SLOW_HEADS[..], &http1::SLOW_BODIES, &http1::SLOW_READERS, &http2::STALLS, &http2::UNTAKEN];
+    withstand_together(&slow.into_iter().flatten().collect::<Vec<_>>(), SHORT);
 }
 
 #[test]
@@ -175,6 +195,20 @@ fn heads_that_are_bombs_are_refused_and_nobody_else_notices() {
 #[test]
 fn frames_that_only_make_work_are_stopped_and_nobody_else_notices() {
     withstand_all(&http2::FLOODS, SHORT);
+}
+
+/// That the attacks above can succeed: where frames that carry nothing are not counted, h2 minds none of these.
+#[cfg(feature = "mutants")]
+#[test]
+fn without_their_budget_frames_that_only_make_work_are_minded_by_nobody() {
+    let gateway = Gateway::under(&["env", "ASSURE_MUTANTS=NoFrameBudget"], |config| {
+        config["limits"]["requests_per_minute"] = json!(1_000_000);
+    });
+    let target = Target { edge: gateway.edge(), key: gateway.key() };
+    for attack in http2::FLOODS.iter().filter(|attack| http2::ONLY_BUDGETED.contains(&attack.name)) {
+        let ways = (attack.run)(&target, SHORT).ways;
+        assert_eq!(ways.keys().map(String::as_str).collect::<Vec<_>>(), ["not minded"], "{}", attack.name);
+    }
 }
 
 #[test]
