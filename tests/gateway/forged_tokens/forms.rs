@@ -1,4 +1,7 @@
 //! Tokens that were altered, taken apart, put together otherwise, or that two readers could read differently.
+//!
+//! Their signatures are the issuer's own, of what was signed or of what is written: it is the form that has to be refused. Rows
+//! of base64 and of JSON alike: what is not the one spelling is none.
 
 use super::*;
 

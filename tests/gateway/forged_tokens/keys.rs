@@ -1,4 +1,7 @@
 //! Tokens that are signed by nobody, by another algorithm or key, with numbers that are none, or by a key that is not for it.
+//!
+//! Their form is right in all: what they say of their own key or algorithm is believed nowhere, and what the issuer
+//! publishes beside good keys makes nothing weaker.
 
 use super::*;
 
