@@ -33,8 +33,7 @@ use crate::gateway::forward::outgoing::{Errand, Outgoing};
 use crate::gateway::forward::pool::Wanted;
 use crate::gateway::forward::send::exchange;
 use crate::gateway::forward::{
-    DeclaredLength, Failure, Fate, Forwarded, Forwarder, Forwarding, Meter, TunnelEnd, Upstream, UpstreamBody, Websocket,
-    check_declared_length,
+    Failure, Fate, Forwarded, Forwarder, Forwarding, Meter, TunnelEnd, Upstream, UpstreamBody, Websocket, check_declared_length,
 };
 use crate::gateway::target;
 use crate::metrics::Metrics;
