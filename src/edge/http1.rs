@@ -51,8 +51,9 @@ use super::{Limits, OwnRefusal, Peer, Refuse};
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of what came early that are looked at together: what is not of the next message is looked at again.
 const HELD_BYTES_AT_ONCE: usize = 4 * 1024;
-/// Bytes that hyper buffers per connection and direction: the memory of a slow client.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Bytes that hyper buffers per connection and direction: the most memory of a slow client. A connection has so much only while
+/// bytes come or go that fast. With a quarter of it an upload of 10 MiB cost 1.7 times as much (loadtest/README.md).
+const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
 /// Serves a connection until it ends.
 pub(super) async fn serve<S, F, B>(mut stream: Replay, service: S, peer: Peer, server: &Server, mut phase: Watch)
