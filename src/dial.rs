@@ -6,7 +6,6 @@
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
-use crate::tasks::within;
+use crate::deadline::within;
 
 /// How an endpoint is spoken to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,7 +153,7 @@ impl Dialer {
     /// # Errors
     /// See [`DialError`].
     pub async fn dial(&self, endpoint: &Endpoint, deadline: Duration) -> Result<(Stream, Version), DialError> {
-        within(deadline, pin!(self.connect(endpoint))).await.ok_or(DialError::Timeout)?
+        within(deadline, self.connect(endpoint)).await.ok_or(DialError::Timeout)?
     }
 
     async fn connect(&self, endpoint: &Endpoint) -> Result<(Stream, Version), DialError> {

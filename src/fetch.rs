@@ -16,6 +16,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
+use crate::deadline::within;
 use crate::dial::{DialError, Dialer, Endpoint, Scheme, Stream};
 
 /// Longest silence of an answer that is followed: four of the admin listener's keep-alive comments.
@@ -153,9 +154,7 @@ pub enum FetchError {
 pub async fn fetch(dialer: &Dialer, request: Request) -> Result<Answer, FetchError> {
     let deadline = request.deadline;
     let answer_bytes_max = request.answer_bytes_max;
-    tokio::time::timeout(deadline, exchange(dialer, request, |response| collect(response, answer_bytes_max)))
-        .await
-        .map_err(|_| FetchError::Timeout)?
+    within(deadline, exchange(dialer, request, |response| collect(response, answer_bytes_max))).await.ok_or(FetchError::Timeout)?
 }
 
 /// Sends a request and hands on the pieces of a 200's body as they come, until either side has enough; any
@@ -168,10 +167,10 @@ pub async fn follow(dialer: &Dialer, request: Request, mut piece: impl FnMut(&[u
     let answer_bytes_max = request.answer_bytes_max;
     exchange_with_head_deadline(dialer, request, deadline, async |response: http::Response<Incoming>| {
         if response.status() != StatusCode::OK {
-            return tokio::time::timeout(deadline, collect(response, answer_bytes_max)).await.map_err(|_| FetchError::Timeout)?;
+            return within(deadline, collect(response, answer_bytes_max)).await.ok_or(FetchError::Timeout)?;
         }
         let (head, mut body) = response.into_parts();
-        while let Some(frame) = tokio::time::timeout(FOLLOW_SILENCE_MAX, body.frame()).await.map_err(|_| FetchError::Timeout)? {
+        while let Some(frame) = within(FOLLOW_SILENCE_MAX, body.frame()).await.ok_or(FetchError::Timeout)? {
             if let Ok(data) = frame?.into_data()
                 && piece(&data) == Onward::Stop
             {
@@ -202,7 +201,7 @@ async fn exchange_with_head_deadline(
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let request = into_http(request)?;
     let work = async {
-        let response = tokio::time::timeout(deadline, sender.send_request(request)).await.map_err(|_| FetchError::Timeout)??;
+        let response = within(deadline, sender.send_request(request)).await.ok_or(FetchError::Timeout)??;
         take(response).await
     };
     // The connection is driven beside the work, not in a task of its own, so that nothing outlives the call.

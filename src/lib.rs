@@ -20,8 +20,9 @@ pub mod domain;
 // What the operator writes.
 pub mod config;
 
-// The machine: time, tasks, numbers, outgoing connections.
+// The machine: time, deadlines, tasks, numbers, outgoing connections.
 pub mod clock;
+pub mod deadline;
 pub mod dial;
 pub mod fetch;
 pub mod metrics;

@@ -66,18 +66,6 @@ where
     }
 }
 
-/// A process that was stopped (SIGSTOP) or a machine that slept finds its deadlines past before it has looked at its sockets:
-/// the kernel breaks off the wait for them without saying which are ready. This is time for one look.
-const SECOND_LOOK: Duration = Duration::from_millis(20);
-
-/// What comes of `future` within `span`; `None` only after its sockets have been looked at once more.
-pub async fn within<F: Future + Unpin>(span: Duration, mut future: F) -> Option<F::Output> {
-    if let Ok(output) = tokio::time::timeout(span, &mut future).await {
-        return Some(output);
-    }
-    tokio::time::timeout(SECOND_LOOK, future).await.ok()
-}
-
 /// Runs blocking work where it is called, having handed this thread's other tasks to another thread if there are any.
 pub fn blocking_here<T>(work: impl FnOnce() -> T) -> T {
     let has_others = Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);

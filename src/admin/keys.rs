@@ -26,6 +26,7 @@ use super::server::{Inner, Shared};
 use super::views::{CreatedKey, Key, KeyLimits, KeyList, RevocationProof, RevokedKey, Status, status};
 use crate::clock;
 use crate::coherence::Change;
+use crate::deadline::within;
 use crate::domain::{Action, FirmTag, KeyId, KeyName, KeyNameError, KeyRecord, KeySecret, KeyState, ParsedKey, UserId};
 use crate::store::{Creation, KeyView, NewKey, Revocation, RevokeRequest, StoreError};
 
@@ -357,7 +358,7 @@ impl Inner {
 
     /// Asks the store, with a deadline.
     pub(super) async fn read<T>(&self, operation: &'static str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, Problem> {
-        tokio::time::timeout(READ_WAIT_MAX, self.ask(operation, call)).await.map_err(|_| Problem::StoreUnavailable)?
+        within(READ_WAIT_MAX, self.ask(operation, call)).await.ok_or(Problem::StoreUnavailable)?
     }
 
     async fn ask<T>(&self, operation: &'static str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, Problem> {
@@ -376,7 +377,7 @@ async fn detached<T: Send + 'static>(shared: &Shared, change: impl Future<Output
         // Nobody listens any more when the caller has gone; the change is made all the same.
         let _ = tell.send(change.await);
     });
-    tokio::time::timeout(CHANGE_WAIT_MAX, told).await.ok()?.ok()
+    within(CHANGE_WAIT_MAX, told).await?.ok()
 }
 
 fn created(record: &KeyRecord, key: Option<&str>) -> Response {

@@ -16,6 +16,7 @@ use super::problem::Problem;
 use super::server::{Peer, Shared};
 use super::strict_json;
 use crate::clock;
+use crate::deadline::within;
 use crate::domain::{Action, AuditRecord, FirmId, KeyId, ReplicaId, RequestId, UserId, is_traceparent};
 
 /// Longest request body, in bytes: the longest name or reason, escaped, many times over.
@@ -41,7 +42,7 @@ impl<T: DeserializeOwned> FromRequest<Shared> for StrictJson<T> {
 
     async fn from_request(request: Request, _: &Shared) -> Result<Self, Problem> {
         let is_json = is_json(request.headers());
-        let text = tokio::time::timeout(BODY_WAIT_MAX, read_body(request)).await.map_err(|_| Problem::BodyTooSlow)??;
+        let text = within(BODY_WAIT_MAX, read_body(request)).await.ok_or(Problem::BodyTooSlow)??;
         if text.is_empty() {
             return Ok(Self(None));
         }
@@ -70,7 +71,7 @@ impl<T: DeserializeOwned> FromRequest<Shared> for JsonOrForm<T> {
         if !is_form {
             return StrictJson::from_request(request, shared).await?.required().map(Self::Json);
         }
-        let text = tokio::time::timeout(BODY_WAIT_MAX, read_body(request)).await.map_err(|_| Problem::BodyTooSlow)??;
+        let text = within(BODY_WAIT_MAX, read_body(request)).await.ok_or(Problem::BodyTooSlow)??;
         let malformed = || Problem::Malformed("its form is wrong".into());
         // A form is spelt as a query is (URL standard, section 5).
         let query = Zeroizing::new([b"/?", text.as_slice()].concat());

@@ -19,7 +19,6 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use super::accept::{Counted, Listener, Places, Reservation, accept_loop, canonical};
 use super::drain::{Drain, Phase, Watch};
@@ -27,6 +26,7 @@ use super::proxy_protocol::{Announced, read_header};
 use super::stream::Socket;
 use super::tls::{Stream, Tls, agreed};
 use super::{Options, Peer, ProxyProtocol, Refuse, http1, http2};
+use crate::deadline::within;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 
@@ -105,7 +105,7 @@ impl Server {
             () = stopping.cancelled() => {}
         }
         ours.cut();
-        if timeout(CUT_GRACE, places.emptied()).await.is_err() {
+        if within(CUT_GRACE, places.emptied()).await.is_none() {
             tracing::warn!(listener = server.options.name, "some connections are still open after the drain");
         }
     }
@@ -135,9 +135,9 @@ where
 /// From the accepted socket to the first bytes of HTTP.
 async fn begin(tcp: TcpStream, address: SocketAddr, room: Reservation, server: &Server) -> io::Result<(Version, Replay, Peer)> {
     let limits = &server.options.limits;
-    let (stream, address) = timeout(limits.handshake, arrive(tcp, address, room, server)).await??;
+    let (stream, address) = within(limits.handshake, arrive(tcp, address, room, server)).await.ok_or(io::ErrorKind::TimedOut)??;
     let peer = Peer { address, secure: server.tls.is_some() };
-    let (version, stream) = timeout(limits.first_byte, sniff(stream)).await??;
+    let (version, stream) = within(limits.first_byte, sniff(stream)).await.ok_or(io::ErrorKind::TimedOut)??;
     Ok((version, stream, peer))
 }
 

@@ -33,7 +33,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::body::{Observed, Observer};
 use super::drain::{Phase, Watch};
@@ -45,6 +45,7 @@ use super::rest::Resting;
 use super::stream::Farewell;
 use super::tls::socket_mut;
 use super::{Limits, OwnRefusal, Peer, Refuse};
+use crate::deadline::Deadline;
 
 /// Bytes of a request line and its header fields together; also of chunked trailers. More is 431. Header fields number
 /// at most 100, which is hyper's default, left alone because any other number moves its array from stack to heap.
@@ -234,7 +235,7 @@ struct Wire {
     /// When an idle connection begins to rest.
     rest_at: Instant,
     /// Made when first needed, and moved as seldom as possible: it may fire early, never late.
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Deadline>,
     inlet: Inlet,
     /// What goes out instead of what hyper wrote.
     instead: Bytes,
@@ -272,12 +273,12 @@ impl Wire {
 
     /// Whether this moment has passed; if not, the task is woken when it does.
     fn has_passed(&mut self, moment: Instant, context: &mut Context<'_>) -> bool {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(moment)));
+        let timer = self.timer.get_or_insert_with(|| Deadline::at(moment));
         loop {
-            if timer.is_elapsed() || timer.deadline() > moment {
-                timer.as_mut().reset(moment);
+            if timer.has_passed() || timer.moment() > moment {
+                timer.move_to(moment);
             }
-            if timer.as_mut().poll(context).is_pending() {
+            if Pin::new(&mut *timer).poll(context).is_pending() {
                 return false;
             }
             if Instant::now() >= moment {

@@ -23,15 +23,16 @@ use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::body::{Observed, Observer};
 use super::drain::{Phase, Watch};
 use super::frame_budget::Budgeted;
 use super::http::{Replay, Server, spread};
 use super::{OwnRefusal, Peer};
+use crate::deadline::{self, Deadline};
 use crate::tasks::Tasks;
 
 /// Requests at once on a connection: what browsers and proxies expect (RFC 9113 section 6.5.2 asks for 100 at least).
@@ -81,7 +82,7 @@ where
         }
     });
     let connection = http2::Builder::new(streams.clone())
-        .timer(TokioTimer::new())
+        .timer(deadline::Timer)
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -160,23 +161,23 @@ impl Drop for Ticket {
 struct Idle {
     open: Arc<Open>,
     limit: Duration,
-    timer: Pin<Box<Sleep>>,
+    timer: Deadline,
 }
 
 impl Idle {
     fn new(open: Arc<Open>, limit: Duration) -> Self {
-        Self { open, limit, timer: Box::pin(tokio::time::sleep(limit)) }
+        Self { open, limit, timer: Deadline::after(limit) }
     }
 
     /// From now on, this is the time.
     fn shorten(&mut self, limit: Duration) {
         self.limit = limit;
-        self.timer.as_mut().reset(Instant::now() + limit);
+        self.timer.move_after(limit);
     }
 
     async fn passed(&mut self) {
         loop {
-            self.timer.as_mut().await;
+            (&mut self.timer).await;
             let now = Instant::now();
             let due = {
                 let count = self.open.0.lock();
@@ -184,7 +185,7 @@ impl Idle {
                 since + self.limit
             };
             // A stream that is open now, or ended since, moves the earliest possible end, never brings it forward.
-            self.timer.as_mut().reset(due.max(now));
+            self.timer.move_to(due.max(now));
             if due <= now {
                 return;
             }
@@ -223,7 +224,7 @@ tokio::task_local! {
 async fn deliver(stream: impl Future<Output = ()>, write_stall: Duration) {
     let delivery = Arc::<Delivery>::default();
     let mut stream = pin!(DELIVERY.scope(delivery.clone(), stream));
-    let mut waiting: Option<(u64, Pin<Box<Sleep>>)> = None;
+    let mut waiting: Option<(u64, Deadline)> = None;
     poll_fn(|context: &mut Context<'_>| {
         if stream.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
@@ -233,10 +234,10 @@ async fn deliver(stream: impl Future<Output = ()>, write_stall: Duration) {
             return Poll::Pending;
         };
         if waiting.as_ref().is_none_or(|(awaited, _)| *awaited != frame) {
-            waiting = Some((frame, Box::pin(tokio::time::sleep(write_stall))));
+            waiting = Some((frame, Deadline::after(write_stall)));
         }
         match &mut waiting {
-            Some((_, timer)) => timer.as_mut().poll(context),
+            Some((_, timer)) => Pin::new(timer).poll(context),
             None => Poll::Pending,
         }
     })

@@ -5,12 +5,13 @@
 //! With that byte hyper gets the connection again, as if it had just been opened.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::drain::{Phase, Watch};
 use super::http::Replay;
 use super::stream::Farewell;
 use super::tls::socket_mut;
+use crate::deadline::Deadline;
 
 /// A connection whose last answer has gone out, and of whose next request nothing has come.
 pub(super) struct Resting {
@@ -28,7 +29,7 @@ impl Resting {
             biased;
             read = stream.read(&mut first) => matches!(read, Ok(1)),
             () = phase.reached(Phase::Leaving) => false,
-            () = sleep_until(until) => false,
+            () = Deadline::at(until) => false,
         };
         if has_come {
             stream.put_back(&first);

@@ -15,9 +15,10 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::accept::Place;
+use crate::deadline::Deadline;
 
 /// How long a lingering close waits for the next byte: a client that has read the answer closes long before.
 const LINGER_QUIET: Duration = Duration::from_secs(2);
@@ -43,7 +44,7 @@ pub(super) struct Socket {
     tcp: TcpStream,
     write_stall: Duration,
     /// Made when a write first has to wait, and kept for the next time.
-    stall: Option<Pin<Box<Sleep>>>,
+    stall: Option<Deadline>,
     stalled: Stalled,
     farewell: Farewell,
     lingering: Option<Lingering>,
@@ -74,13 +75,12 @@ impl Socket {
             self.stalled = Stalled::No;
             return written;
         }
-        let deadline = Instant::now() + self.write_stall;
-        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        let stall = self.stall.get_or_insert_with(|| Deadline::after(self.write_stall));
         if self.stalled == Stalled::No {
             self.stalled = Stalled::Yes;
-            stall.as_mut().reset(deadline);
+            stall.move_after(self.write_stall);
         }
-        ready!(stall.as_mut().poll(context));
+        ready!(Pin::new(stall).poll(context));
         // Without this the kernel would go on offering the unsent bytes to the peer for minutes after the close.
         let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no bytes")))
@@ -92,13 +92,13 @@ impl Socket {
 struct Lingering {
     until: Instant,
     discarded: usize,
-    timer: Pin<Box<Sleep>>,
+    timer: Deadline,
 }
 
 impl Lingering {
     fn new() -> Self {
         let now = Instant::now();
-        Self { until: now + LINGER_TOTAL, discarded: 0, timer: Box::pin(tokio::time::sleep_until(now + LINGER_QUIET)) }
+        Self { until: now + LINGER_TOTAL, discarded: 0, timer: Deadline::after(LINGER_QUIET) }
     }
 
     fn poll_discard(&mut self, tcp: &mut TcpStream, context: &mut Context<'_>) -> Poll<()> {
@@ -111,9 +111,9 @@ impl Lingering {
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => {
                     if self.discarded > before {
-                        self.timer.as_mut().reset(self.until.min(Instant::now() + LINGER_QUIET));
+                        self.timer.move_to(self.until.min(Instant::now() + LINGER_QUIET));
                     }
-                    return self.timer.as_mut().poll(context);
+                    return Pin::new(&mut self.timer).poll(context);
                 }
             }
         }

@@ -15,8 +15,8 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
-use tokio::time::Sleep;
 
+use crate::deadline::{Deadline, within};
 use crate::tasks::Tasks;
 
 /// Longest time that is spent on the rest of one body.
@@ -32,7 +32,7 @@ const END_WAIT_MAX: Duration = Duration::from_millis(100);
 /// The end of a request, or the time after which the answer's end waits for it no longer.
 pub struct Rest {
     discarded: oneshot::Receiver<()>,
-    timer: Pin<Box<Sleep>>,
+    timer: Deadline,
 }
 
 impl Rest {
@@ -47,7 +47,7 @@ impl Rest {
             // Whoever waited may have stopped waiting.
             let _ = done.send(());
         });
-        Some(Self { discarded, timer: Box::pin(tokio::time::sleep(END_WAIT_MAX)) })
+        Some(Self { discarded, timer: Deadline::after(END_WAIT_MAX) })
     }
 }
 
@@ -58,7 +58,7 @@ impl Future for Rest {
         if Pin::new(&mut self.discarded).poll(context).is_ready() {
             return Poll::Ready(());
         }
-        self.timer.as_mut().poll(context)
+        Pin::new(&mut self.timer).poll(context)
     }
 }
 
@@ -66,7 +66,7 @@ impl Future for Rest {
 async fn discard(mut body: Incoming) {
     let mut left = BYTES_MAX;
     let reading = async {
-        while let Ok(Some(Ok(frame))) = tokio::time::timeout(PAUSE_MAX, body.frame()).await {
+        while let Some(Some(Ok(frame))) = within(PAUSE_MAX, body.frame()).await {
             let length = frame.data_ref().map_or(0, bytes::Bytes::len);
             match left.checked_sub(length) {
                 Some(less) => left = less,
@@ -75,5 +75,5 @@ async fn discard(mut body: Incoming) {
         }
     };
     // Whether it ended by itself makes no difference: the body is dropped, and with it the stream.
-    let _ = tokio::time::timeout(TIME_MAX, reading).await;
+    let _ = within(TIME_MAX, reading).await;
 }

@@ -3,79 +3,28 @@
 //!
 //! The wall clock of one process is set with libfaketime; the clock that counts since the machine's start stays true.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use serde_json::{Value, json};
 
+use crate::support::clocked::{Clocked, Clocks};
 use crate::support::eventually::eventually;
 use crate::support::identity::{claims_of, now};
 use crate::support::redis::Redis;
-use crate::support::{EDIT, FIRM, Gateway, Key, SOON, USER, VIEW, program};
-
-/// Where Debian puts libfaketime.
-fn library() -> String {
-    format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH)
-}
+use crate::support::{Gateway, Key, SOON};
 
 const HOUR: i64 = 3_600;
 
-/// A gateway whose wall clock a test sets.
-struct Clocked {
-    gateway: Gateway,
-    setting: tempfile::TempDir,
-}
-
-impl Clocked {
-    fn start(change: impl FnOnce(&mut Value)) -> Self {
-        assert!(Path::new(&library()).exists(), "libfaketime is installed; tests/run does that");
-        let setting = tempfile::tempdir().expect("a folder");
-        fs::write(setting.path().join("offset"), "+0").expect("our folder");
-        let words = Self::environment(setting.path());
-        let gateway = Gateway::under(&words.iter().map(String::as_str).collect::<Vec<_>>(), change);
-        Self { gateway, setting }
-    }
-
-    fn environment(setting: &Path) -> [String; 5] {
-        [
-            "env".into(),
-            format!("LD_PRELOAD={}", library()),
-            format!("FAKETIME_TIMESTAMP_FILE={}", setting.join("offset").display()),
-            "FAKETIME_NO_CACHE=1".into(),
-            "FAKETIME_DONT_FAKE_MONOTONIC=1".into(),
-        ]
-    }
-
-    /// Sets the wall clock to so many seconds from the true time.
-    fn step(&self, seconds: i64) {
-        let file: PathBuf = self.setting.path().join("offset");
-        fs::write(file.with_extension("new"), format!("{seconds:+}")).expect("our folder");
-        fs::rename(file.with_extension("new"), file).expect("our folder");
-    }
-
-    /// An editor's token of the time that the gateway has.
-    fn editor(&self) -> String {
-        let mut command = self.gateway.command(&["token", "--config"]);
-        command.arg(self.gateway.config_file()).args(["--firm", FIRM, "--user", USER, "--permission", VIEW, "--permission", EDIT]);
-        for word in &Self::environment(self.setting.path())[1..] {
-            let (name, value) = word.split_once('=').expect("a variable");
-            command.env(name, value);
-        }
-        program::output_of(&mut command).trim().to_owned()
-    }
-
-    fn assertion_age(&self, target: &str) -> i64 {
-        let seen = self.gateway.upstream.last(target);
-        let claims = claims_of(seen.fields.one("x-assure-jwt-assertion").expect("an assertion"));
-        claims["iat"].as_i64().expect("a time") - i64::try_from(now()).expect("small")
-    }
+/// How old an assertion of the gateway's is by the true time.
+fn assertion_age(gateway: &Gateway, target: &str) -> i64 {
+    let seen = gateway.upstream.last(target);
+    let claims = claims_of(seen.fields.one("x-assure-jwt-assertion").expect("an assertion"));
+    claims["iat"].as_i64().expect("a time") - i64::try_from(now()).expect("small")
 }
 
 #[test]
 fn a_wall_clock_that_is_set_by_hours_gives_no_window_back_and_kills_no_key() {
     let redis = Redis::start();
     for store in [None, Some(redis.store("1s"))] {
-        let clocked = Clocked::start(|config| {
+        let clocked = Clocked::start(Clocks::Wall, |config| {
             config["limits"]["requests_per_minute"] = json!(6);
             if let Some(store) = &store {
                 config["store"] = store.clone();
@@ -90,7 +39,7 @@ fn a_wall_clock_that_is_set_by_hours_gives_no_window_back_and_kills_no_key() {
             let target = format!("/step/{step}");
             gateway.get(&key, &target).expect(200);
             accepted += 1;
-            assert!((clocked.assertion_age(&target) - offset).abs() <= 40, "an assertion carries the wall's time");
+            assert!((assertion_age(gateway, &target) - offset).abs() <= 40, "an assertion carries the wall's time");
             // A moment for renewals of the lease, which may not notice.
             eventually!(SOON, gateway.is_ready(), "the lease holds");
         }

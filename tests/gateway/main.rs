@@ -52,6 +52,7 @@ mod running;
 mod secrets;
 #[path = "../servers/mod.rs"]
 mod servers;
+mod stops;
 mod support;
 mod tls;
 mod tokens;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::eventually::found;
 use crate::support::{Client, End, Gateway, Reply, Request, SOON};
@@ -15,20 +15,24 @@ const SOCKET_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// A gateway with one WebSocket route, whose upstream answers 101 and then says what it hears.
 fn start() -> Gateway {
-    let gateway = Gateway::with(|config| {
-        let route = json!({ "path": "/socket", "upstream": "ledger", "websocket": true });
-        config["routes"].as_array_mut().expect("a list").insert(0, route);
-    });
-    let switch = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {SOCKET_ACCEPT}\r\n\r\n"
-    );
-    gateway
-        .upstream
-        .answer(move |head| if head.start.contains("/socket") { Reply::Tunnel(switch.clone().into_bytes()) } else { Reply::ok() });
+    let gateway = Gateway::with(allow);
+    gateway.upstream.answer(|head| if head.start.contains("/socket") { switch() } else { Reply::ok() });
     gateway
 }
 
-fn handshake(target: &str, secret: &str) -> Vec<u8> {
+/// Adds the WebSocket route.
+pub(crate) fn allow(config: &mut Value) {
+    let route = json!({ "path": "/socket", "upstream": "ledger", "websocket": true });
+    config["routes"].as_array_mut().expect("a list").insert(0, route);
+}
+
+/// What an upstream answers that agrees.
+pub(crate) fn switch() -> Reply {
+    let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
+    Reply::Tunnel(format!("{head}Sec-WebSocket-Accept: {SOCKET_ACCEPT}\r\n\r\n").into_bytes())
+}
+
+pub(crate) fn handshake(target: &str, secret: &str) -> Vec<u8> {
     let request = Request::get(target).bearer(secret).with("Connection", "keep-alive, Upgrade").with("Upgrade", "websocket");
     request.with("Sec-WebSocket-Version", "13").with("Sec-WebSocket-Key", SOCKET_KEY).head()
 }

@@ -18,6 +18,7 @@ use super::VerifierError;
 use super::key_set::KeySet;
 use crate::clock;
 use crate::config;
+use crate::deadline::within;
 use crate::dial::Dialer;
 use crate::domain::BootInstant;
 use crate::fetch::{self, ClearText, Url};
@@ -217,7 +218,7 @@ impl UrlSource {
             }
             ended
         };
-        let _ = tokio::time::timeout(FETCH_MAX, ended.changed()).await;
+        let _ = within(FETCH_MAX, ended.changed()).await;
     }
 
     async fn fetch(&self) -> Result<KeySet, String> {

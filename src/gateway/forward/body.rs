@@ -20,11 +20,11 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep};
 
 use super::headers;
 use super::pool::Lease;
 use crate::clock;
+use crate::deadline::Deadline;
 use crate::domain::{BootInstant, Rejection};
 use crate::gateway::target::parse_length;
 
@@ -32,6 +32,8 @@ use crate::gateway::target::parse_length;
 const PAUSE_GRACE: Duration = Duration::from_secs(10);
 /// The most waiting time that fast bytes can earn; without it, 10 MB at once would buy hours of silence.
 pub(super) const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A wait that went on for so much longer than was allowed was not cut because this process did not run: it begins anew.
+const ASLEEP_MIN: Duration = Duration::from_secs(1);
 /// The slowest body that is taken; each byte earns its share of a second.
 const PACE_BYTES_PER_SECOND: u64 = 240;
 
@@ -291,7 +293,7 @@ impl Drop for RequestBody {
 struct Pace {
     allowance: Duration,
     waiting_since: Option<BootInstant>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Deadline>,
 }
 
 impl Pace {
@@ -301,7 +303,9 @@ impl Pace {
 
     fn earn(&mut self, bytes: u64) {
         if let Some(since) = self.waiting_since.take() {
-            self.allowance = self.allowance.saturating_sub(clock::boot_now().since(since));
+            let waited = clock::boot_now().since(since);
+            let is_ours = waited > self.allowance.saturating_add(ASLEEP_MIN);
+            self.allowance = if is_ours { PAUSE_GRACE } else { self.allowance.saturating_sub(waited) };
         }
         let earned = Duration::from_micros(bytes.saturating_mul(1_000_000) / PACE_BYTES_PER_SECOND);
         self.allowance = self.allowance.saturating_add(earned).min(PAUSE_MAX);
@@ -317,15 +321,15 @@ impl Pace {
 }
 
 /// Sets a timer, making it only when the first one is needed.
-fn arm(timer: &mut Option<Pin<Box<Sleep>>>, span: Duration) {
+fn arm(timer: &mut Option<Deadline>, span: Duration) {
     match timer {
-        Some(timer) => timer.as_mut().reset(Instant::now() + span),
-        None => *timer = Some(Box::pin(tokio::time::sleep(span))),
+        Some(timer) => timer.move_after(span),
+        None => *timer = Some(Deadline::after(span)),
     }
 }
 
-fn poll_timer(timer: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) -> Poll<()> {
-    timer.as_mut().map_or(Poll::Pending, |timer| timer.as_mut().poll(context))
+fn poll_timer(timer: &mut Option<Deadline>, context: &mut Context<'_>) -> Poll<()> {
+    timer.as_mut().map_or(Poll::Pending, |timer| Pin::new(timer).poll(context))
 }
 
 /// An upstream's answer on its way to the client. Holds the upstream's connection until it is complete.
@@ -335,7 +339,7 @@ pub struct UpstreamBody {
     idle_max: Duration,
     /// Set while we wait for the upstream, with the request's bytes at that time: an answer may wait for an upload.
     waiting: Option<u64>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Deadline>,
 }
 
 enum Reading {
@@ -493,6 +497,12 @@ mod tests {
         pace.waiting_since = Some(clock::boot_now().minus(Duration::from_secs(29)));
         pace.earn(1);
         assert!(pace.allowance < Duration::from_millis(1_100), "{:?}", pace.allowance);
+        pace.waiting_since = Some(clock::boot_now().minus(Duration::from_millis(1_500)));
+        pace.earn(0);
+        assert_eq!(pace.allowance, Duration::ZERO);
+        pace.waiting_since = Some(clock::boot_now().minus(Duration::from_secs(60)));
+        pace.earn(0);
+        assert_eq!(pace.allowance, PAUSE_GRACE, "nobody could have cut it, so nobody was there to read it");
     }
 
     #[test]

@@ -19,12 +19,13 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 
 use super::body::{BodyError, RequestBody};
 use super::http1::{AnswerError, Http1, STATUS_MAX, Upgraded};
 use super::outgoing::Outgoing;
 use super::send::Trouble;
+use crate::deadline;
 use crate::dial::{DialError, Dialer, Endpoint, Version};
 use crate::gateway::target::parse_length;
 use crate::tasks::Tasks;
@@ -254,7 +255,7 @@ pub(super) async fn open(dialer: &Dialer, endpoint: &Endpoint, deadline: Duratio
         Version::Http2 => {
             let mut builder = http2::Builder::new(tasks.clone());
             builder
-                .timer(TokioTimer::new())
+                .timer(deadline::Timer)
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .max_send_buf_size(SEND_BUFFER_BYTES_MAX)

@@ -20,6 +20,7 @@ use super::pool::Pool;
 use super::send::Trouble;
 use crate::clock;
 use crate::config;
+use crate::deadline::within;
 use crate::domain::BootInstant;
 use crate::tasks::Tasks;
 
@@ -128,7 +129,7 @@ async fn check(pool: &Arc<Pool>, health: &config::Health, tasks: &Tasks) -> Resu
     let request = Outgoing { method: &Method::GET, target: &path, host: &host, fields: &fields, errand: Errand::Own };
     connection.begin(&request, RequestBody::nothing(), endpoint)?;
     let answered = poll_fn(|context| connection.poll_answer(context));
-    let answer = tokio::time::timeout(limits.response_header, answered).await.map_err(|_| Trouble::Timeout)?;
+    let answer = within(limits.response_header, answered).await.ok_or(Trouble::Timeout)?;
     let status = answer.map_err(|_| Trouble::Broken)?.status();
     if status.is_success() { Ok(()) } else { Err(Trouble::Broken) }
 }

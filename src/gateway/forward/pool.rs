@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
 
 use super::body::RequestBody;
 use super::connection::{self, Connection, Opened, Shared};
@@ -20,6 +19,7 @@ use super::http1::{Http1, Upgraded};
 use super::outgoing::Outgoing;
 use super::send::Trouble;
 use crate::clock;
+use crate::deadline::within;
 use crate::dial::{Dialer, Endpoint, Scheme};
 use crate::domain::BootInstant;
 use crate::tasks::Tasks;
@@ -232,9 +232,9 @@ impl Pool {
             return Ok(slot);
         }
         let queue = Queue::join(&self.waiting).ok_or(Trouble::Overloaded)?;
-        let slot = timeout(SLOT_WAIT_MAX, self.slots.clone().acquire_owned()).await;
+        let slot = within(SLOT_WAIT_MAX, self.slots.clone().acquire_owned()).await;
         drop(queue);
-        slot.map_err(|_| Trouble::Overloaded)?.map_err(|_| Trouble::Overloaded)
+        slot.ok_or(Trouble::Overloaded)?.map_err(|_| Trouble::Overloaded)
     }
 
     /// A connection that was used before and can be used now; those that cannot are let go.
@@ -263,7 +263,7 @@ impl Pool {
     async fn open(&self, wanted: Wanted, origin: Origin) -> Result<(Connection, BootInstant), Trouble> {
         if wanted == Wanted::Any && self.speaks_http2.load(Ordering::Relaxed) {
             // Held while connecting, which has a deadline; those who wait share what comes of it.
-            let turn = timeout(self.limits.connect, self.opening.acquire()).await.map_err(|_| Trouble::Timeout)?;
+            let turn = within(self.limits.connect, self.opening.acquire()).await.ok_or(Trouble::Timeout)?;
             let found = if origin == Origin::Any { self.share() } else { None };
             let made = match found {
                 Some(found) => Ok(found),

@@ -12,7 +12,6 @@ use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
 use hyper::body::Incoming;
-use tokio::time::sleep;
 
 use super::body::{self, DeclaredLength, Fate, Meter, RequestBody, UpstreamBody};
 use super::connection::SendFailure;
@@ -22,9 +21,9 @@ use super::pool::{Lease, Limits, Origin, Pool, Wanted};
 use super::upgrade;
 use super::{Failure, Forwarded, Forwarding, Upstream};
 use crate::clock;
+use crate::deadline::within;
 use crate::domain::Rejection;
 use crate::gateway::target::unparsable;
-use crate::tasks::within;
 
 /// How often a request that came back unsent is sent again. A second one meets a connection that was closed as soon as
 /// it was made; a third would be a third reason to believe that the upstream is broken.
@@ -158,9 +157,10 @@ async fn await_answer(lease: &mut Lease, meter: &Meter, limits: Limits) -> Resul
         tokio::select! {
             biased;
             outcome = &mut sending => return Ok(outcome),
-            () = meter.ended() => break,
-            () = sleep(stall_max) => if meter.request_bytes() == sent {
-                return Err(Trouble::Timeout);
+            ended = within(stall_max, meter.ended()) => match ended {
+                Some(()) => break,
+                None if meter.request_bytes() == sent => return Err(Trouble::Timeout),
+                None => {}
             }
         }
     }

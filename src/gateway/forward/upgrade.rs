@@ -22,7 +22,6 @@ use http::{Method, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, copy_bidirectional, join, split};
-use tokio::time::{sleep, timeout};
 
 use super::body::DeclaredLength;
 use super::headers::{self, Fields};
@@ -30,6 +29,7 @@ use super::http1::Upgraded as Raw;
 use super::pool::{Lease, Slot};
 use super::send::{self, Trouble};
 use super::{Failure, Forwarded, Forwarding, Websocket};
+use crate::deadline::{Deadline, within};
 use crate::gateway::target::method_refused;
 
 /// How long the edge may take to hand over the client's connection once the answer is decided; in practice one write.
@@ -194,9 +194,9 @@ impl Tunnel {
         let end = |outcome| TunnelEnd { bytes_up: up.load(Ordering::Relaxed), bytes_down: down.load(Ordering::Relaxed), outcome };
         let client = tokio::select! {
             () = &mut cut => return end(TunnelOutcome::Cut),
-            client = timeout(HANDOVER_MAX, self.client) => match client {
-                Ok(Ok(client)) => client,
-                Ok(Err(_)) | Err(_) => return end(TunnelOutcome::Broken),
+            client = within(HANDOVER_MAX, self.client) => match client {
+                Some(Ok(client)) => client,
+                Some(Err(_)) | None => return end(TunnelOutcome::Broken),
             }
         };
         let (reading, writing) = split(self.upstream.0);
@@ -210,7 +210,7 @@ impl Tunnel {
             tokio::select! {
                 copied = &mut copying => return end(if copied.is_ok() { TunnelOutcome::Closed } else { TunnelOutcome::Broken }),
                 () = &mut cut => return end(TunnelOutcome::Cut),
-                () = sleep(self.idle_max) => if before == end(TunnelOutcome::Idle) {
+                () = Deadline::after(self.idle_max) => if before == end(TunnelOutcome::Idle) {
                     return before;
                 }
             }

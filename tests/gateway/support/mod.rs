@@ -3,10 +3,11 @@
 //! `gateway` starts the binary on a folder of its own and knows its addresses, its log and its admin API;
 //! `upstream` is the service behind it, which writes down every byte it was sent, and `http2_upstream` one that speaks HTTP/2 as badly as a test wants; `client`, `http2` and `frames` are the
 //! tools in front of it; `wire` reads HTTP/1.1 strictly, for both sides; `identity` is a foreign issuer of user
-//! tokens; `rows` are tables of raw requests; `browser` is a real Chromium in front of the page; `redis` is a real redis-server, `link` a connection to it that breaks; `disk` is one that fills up; `program` runs curl, Python and Node. Nothing here sleeps to wait for something: see `eventually`.
+//! tokens; `rows` are tables of raw requests; `browser` is a real Chromium in front of the page; `redis` is a real redis-server, `link` a connection to it that breaks; `disk` is one that fills up; `clocked` a gateway whose clocks are set; `program` runs curl, Python and Node. Nothing here sleeps to wait for something: see `eventually`.
 
 pub(crate) mod browser;
 pub(crate) mod client;
+pub(crate) mod clocked;
 pub(crate) mod disk;
 pub(crate) mod eventually;
 pub(crate) mod frames;
