@@ -1,19 +1,23 @@
 //! Upstreams over TLS whose certificate is not the one that was meant, or that speak no TLS: nothing of a request is sent to
 //! them, the client is told 502, the record says why, and once they are mended they are used again without a restart.
+//!
+//! And how connections over TLS end, as OpenSSL at the other side sees it.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use crate::support::eventually::{eventually, found};
-use crate::support::{Gateway, SOON};
+use crate::support::{Gateway, SOON, program};
 
 /// How the upstream receives a connection.
 #[derive(Clone)]
@@ -145,4 +149,102 @@ fn an_upstream_that_cannot_prove_who_it_is_is_sent_nothing_and_is_502_until_it_c
     let unreachable = gateway.activity(&editor).iter().filter(|record: &&Value| record["outcome"] == "upstream_unreachable").count();
     assert!(unreachable >= 8, "{unreachable}");
     assert!(gateway.log().contains("certificate"), "the operator can read why");
+}
+
+/// An upstream by another library than ours, which tells how its connections end.
+struct Foreign {
+    process: Child,
+    port: u16,
+    ends: Arc<Mutex<Vec<String>>>,
+}
+
+impl Foreign {
+    fn start(protocol: &str, certificate: &Path) -> Self {
+        let mut command = program::python("../servers/tls_upstream.py");
+        let mut process = command.arg(protocol).arg(certificate).stdout(Stdio::piped()).spawn().expect("Python starts");
+        let mut lines = BufReader::new(process.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
+        let port = lines.next().expect("a first line").parse().expect("a port");
+        let ends: Arc<Mutex<Vec<String>>> = Arc::default();
+        let noted = ends.clone();
+        thread::spawn(move || lines.for_each(|line| noted.lock().expect("no holder panics").push(line)));
+        Self { process, port, ends }
+    }
+
+    fn ends(&self) -> Vec<String> {
+        self.ends.lock().expect("no holder panics").clone()
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+/// Authority and server in one.
+struct Certificate {
+    folder: tempfile::TempDir,
+}
+
+impl Certificate {
+    fn make() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
+        fs::write(folder.path().join("ca.pem"), made.cert.pem()).expect("our folder");
+        fs::write(folder.path().join("both.pem"), [made.cert.pem(), made.signing_key.serialize_pem()].concat()).expect("our folder");
+        Self { folder }
+    }
+
+    fn trusted(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    fn start(&self, protocol: &str) -> Foreign {
+        Foreign::start(protocol, &self.folder.path().join("both.pem"))
+    }
+}
+
+#[test]
+fn a_connection_over_tls_is_ended_before_it_is_closed() {
+    let certificate = Certificate::make();
+    for (protocol, ends_of_its_own) in [("http/1.1", 2), ("h2", 0)] {
+        let upstream = certificate.start(protocol);
+        let mut gateway = Gateway::with(|config| {
+            let endpoint = format!("https://localhost:{}", upstream.port);
+            config["upstreams"]["ledger"] = json!({ "endpoints": [endpoint], "ca": certificate.trusted(), "timeout": { "idle": "300ms" } });
+        });
+        let key = gateway.key();
+        // One that the upstream wants closed, and one that has been unused for too long.
+        gateway.get(&key, "/last").expect(200);
+        gateway.get(&key, "/kept").expect(200);
+        let until = Instant::now() + Duration::from_millis(400);
+        eventually!(SOON, Instant::now() > until);
+        gateway.get(&key, "/fresh").expect(200);
+        eventually!(SOON, upstream.ends().len() >= ends_of_its_own, "{protocol}: {:?}", upstream.ends());
+        // And one that is open when the gateway ends.
+        gateway.terminate();
+        gateway.wait_exit(SOON);
+        eventually!(SOON, upstream.ends().len() > ends_of_its_own, "{protocol}: {:?}", upstream.ends());
+        assert!(upstream.ends().iter().all(|end| end == "clean"), "{protocol}: {:?}", upstream.ends());
+    }
+}
+
+#[test]
+fn questions_of_our_own_over_tls_end_in_order_too() {
+    let certificate = Certificate::make();
+    let asked = certificate.start("http/1.1");
+    let gateway = Gateway::with(|config| {
+        let endpoint = format!("https://localhost:{}", asked.port);
+        let health = json!({ "path": "/healthz", "interval": "100ms" });
+        config["upstreams"]["ledger"] = json!({ "endpoints": [endpoint], "ca": certificate.trusted(), "health": health });
+    });
+    eventually!(SOON, asked.ends().len() >= 3, "it is asked for its health");
+    assert!(asked.ends().iter().all(|end| end == "clean"), "{:?}", asked.ends());
+    let admin = certificate.start("http/1.1");
+    let url = format!("https://localhost:{}", admin.port);
+    let mut command = gateway.command(&["keys", "list", "--token", "a.b.c", "--admin", &url]);
+    program::run(command.env("SSL_CERT_FILE", certificate.trusted()));
+    eventually!(SOON, !admin.ends().is_empty(), "the command line has asked");
+    assert_eq!(admin.ends(), ["clean"]);
 }

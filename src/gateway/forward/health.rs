@@ -131,6 +131,9 @@ async fn check(pool: &Arc<Pool>, health: &config::Health, tasks: &Tasks) -> Resu
     let answered = poll_fn(|context| connection.poll_answer(context));
     let answer = within(limits.response_header, answered).await.ok_or(Trouble::Timeout)?;
     let status = answer.map_err(|_| Trouble::Broken)?.status();
+    if let Connection::Http1(connection) = connection {
+        connection.close();
+    }
     if status.is_success() { Ok(()) } else { Err(Trouble::Broken) }
 }
 

@@ -137,11 +137,12 @@ impl Lease {
     /// The exchange is complete on both sides: the connection may serve the next. A lease that is dropped instead closes it.
     pub(super) fn give_back(self) {
         let Self { pool, connection, opened, slot } = self;
-        if let Connection::Http1(connection) = connection
-            && connection.is_reusable()
-            && !pool.tasks.stopping().is_cancelled()
-        {
-            pool.unused.lock().push(Kept { connection, opened, used: clock::boot_now() });
+        if let Connection::Http1(connection) = connection {
+            if connection.is_reusable() && !pool.tasks.stopping().is_cancelled() {
+                pool.unused.lock().push(Kept { connection, opened, used: clock::boot_now() });
+            } else {
+                connection.close();
+            }
         }
         // After the push, so that whoever gets the slot finds the connection.
         drop(slot);
@@ -220,7 +221,7 @@ impl Pool {
             },
             Origin::Fresh => {
                 // The new one takes the place of an unused one, so that there are never more connections than slots.
-                drop(self.unused.lock().pop());
+                close(self.unused.lock().pop());
                 self.open(wanted, origin).await?
             }
         };
@@ -249,6 +250,7 @@ impl Pool {
             if !self.is_stale(&kept) && kept.connection.is_idle() {
                 return Some((Connection::Http1(kept.connection), kept.opened));
             }
+            close([kept]);
         }
     }
 
@@ -308,7 +310,9 @@ impl Pool {
 
     /// Lets go of connections that are closed, too old or too long unused. Requests on shared ones go on.
     fn tidy(&self) {
-        self.unused.lock().retain_mut(|kept| kept.connection.is_idle() && !self.is_stale(kept));
+        let is_over = |kept: &mut Kept<Box<Http1>>| !kept.connection.is_idle() || self.is_stale(kept);
+        let over: Vec<_> = self.unused.lock().extract_if(.., is_over).collect();
+        close(over);
         let now = clock::boot_now();
         self.shared.lock().retain(|kept| {
             kept.connection.is_open() && !(kept.connection.is_unused() && self.is_stale(kept)) && now.since(kept.opened) <= AGE_MAX
@@ -316,9 +320,22 @@ impl Pool {
     }
 
     fn clear(&self) {
-        self.unused.lock().clear();
+        let unused = std::mem::take(&mut *self.unused.lock());
+        close(unused);
         self.shared.lock().clear();
     }
+}
+
+impl Drop for Pool {
+    /// The upstream was taken out of the configuration, or has another by now.
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// Closes connections, with a farewell that takes no time.
+fn close(unused: impl IntoIterator<Item = Kept<Box<Http1>>>) {
+    unused.into_iter().for_each(|kept| kept.connection.close());
 }
 
 /// A place in the queue for a slot, left when dropped.

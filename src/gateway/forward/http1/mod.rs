@@ -18,7 +18,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Bytes, BytesMut};
 use http::{Method, Response, StatusCode};
 use http_body::{Frame, SizeHint};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use self::decoder::{Decoded, Decoder};
@@ -158,6 +158,17 @@ impl Http1 {
     pub(super) fn into_upgraded(self: Box<Self>) -> Upgraded {
         let Self { stream, read, .. } = *self;
         (stream, read.freeze())
+    }
+
+    /// Closes it. Over TLS the other side is told first (RFC 8446 section 6.1), unless the request was cut, which is not to
+    /// look like an end, or that cannot be written at once.
+    pub(super) fn close(mut self: Box<Self>) {
+        if let Stream::Right(tls) = &mut self.stream
+            && self.writing.is_complete()
+        {
+            // What fails is a farewell to one who has gone.
+            let _ = Pin::new(tls).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        }
     }
 
     fn poll_request(&mut self, context: &mut Context<'_>) -> Result<(), AnswerError> {
