@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use rcgen::{CertifiedKey, KeyPair};
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use serde_json::json;
@@ -13,14 +14,14 @@ use serde_json::json;
 use crate::support::eventually::{eventually, found};
 use crate::support::{Client, End, Gateway, Http2, Key, Request, SOON};
 
-/// A self-signed certificate for `localhost`, written as the operator would keep it.
-fn write_certificate(folder: &Path) -> CertificateDer<'static> {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
+/// A self-signed certificate for these names, written as the operator would keep it.
+pub(crate) fn write_certificate(folder: &Path, names: &[&str]) -> CertifiedKey<KeyPair> {
+    let made = rcgen::generate_simple_self_signed(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).expect("a certificate");
     std::fs::write(folder.join("key.new"), made.signing_key.serialize_pem()).expect("our folder");
     std::fs::write(folder.join("cert.new"), made.cert.pem()).expect("our folder");
     std::fs::rename(folder.join("key.new"), folder.join("key.pem")).expect("our folder");
     std::fs::rename(folder.join("cert.new"), folder.join("cert.pem")).expect("our folder");
-    made.cert.der().clone()
+    made
 }
 
 /// A client that trusts exactly this certificate and offers these protocols.
@@ -51,7 +52,7 @@ impl Bench {
 
 pub(crate) fn start() -> Bench {
     let folder = tempfile::tempdir().expect("a folder");
-    let certificate = write_certificate(folder.path());
+    let certificate = write_certificate(folder.path(), &["localhost"]).cert.der().clone();
     let tls = json!({ "certificate": folder.path().join("cert.pem"), "private_key": folder.path().join("key.pem") });
     let gateway = Gateway::with(|config| config["edge"]["tls"] = tls);
     let key = gateway.key();
@@ -95,7 +96,7 @@ fn a_renewed_certificate_is_served_without_a_restart_and_a_broken_one_is_not() {
         client.exchange(&Request::get("/ok").bearer(&bench.key.secret)).ok().map(|answer| answer.status)
     };
     assert_eq!(ask(&bench.certificate), Some(200));
-    let renewed = write_certificate(bench.folder.path());
+    let renewed = write_certificate(bench.folder.path(), &["localhost"]).cert.der().clone();
     bench.gateway.signal(rustix::process::Signal::HUP);
     eventually!(SOON, ask(&renewed) == Some(200), "the renewed certificate is served");
     assert_eq!(ask(&bench.certificate), None, "the old one is not");
@@ -148,7 +149,7 @@ fn a_certificate_that_cannot_be_served_changes_nothing_is_named_and_its_successo
         fresh.exchange(&request).unwrap_or_else(|broken| panic!("{what}: {broken:?}")).expect(200);
         kept.exchange(&request).expect("who is connected stays so").expect(200);
     }
-    let renewed = write_certificate(bench.folder.path());
+    let renewed = write_certificate(bench.folder.path(), &["localhost"]).cert.der().clone();
     bench.gateway.signal(rustix::process::Signal::HUP);
     let asked = || Client::connect_tls(bench.gateway.edge(), trusting(&renewed, &["http/1.1"])).ok()?.exchange(&request).ok();
     eventually!(SOON, asked().is_some_and(|answer| answer.status == 200), "a good one is taken at once");

@@ -13,7 +13,7 @@ use crate::support::{Browser, FIRM, Gateway, Key, Request, SOON, USER, VIEW};
 const QUESTION: &str = "Revoke “MCP server”? Any script using this key will stop working.";
 
 /// The key that the dialog shows.
-fn shown_key(browser: &Browser) -> Key {
+pub(super) fn shown_key(browser: &Browser) -> Key {
     browser.wait_for("#secret");
     let secret = browser.run("return document.getElementById('secret').value").as_str().expect("a key").to_owned();
     Key { id: String::new(), prefix: secret[..15].to_owned(), secret }

@@ -57,6 +57,19 @@ impl Browser {
     /// Opens a browser whose relative addresses are on this gateway's admin listener.
     #[track_caller]
     pub(crate) fn open(gateway: &Gateway, look: Look) -> Self {
+        Self::start(gateway.admin_url(), &[], look)
+    }
+
+    /// Opens a browser at that host, over TLS. It takes the host for this machine, and believes a certificate only by the
+    /// pin of its key: SHA-256 of its public key (RFC 7469 section 2.4), in base64.
+    #[track_caller]
+    pub(crate) fn open_tls(gateway: &Gateway, host: &str, pin: &str, look: Look) -> Self {
+        let flags = [format!("--ignore-certificate-errors-spki-list={pin}"), format!("--host-resolver-rules=MAP {host} 127.0.0.1")];
+        Self::start(format!("https://{host}:{}", gateway.admin().port()), &flags, look)
+    }
+
+    #[track_caller]
+    fn start(url: String, more: &[String], look: Look) -> Self {
         let profile = tempfile::tempdir().expect("a temporary folder");
         let (driver, address) = found(SHOWN, "chromedriver, which tests/run installs", start_driver);
         let flags = [
@@ -75,9 +88,10 @@ impl Browser {
         ];
         let mut flags: Vec<String> = flags.map(str::to_owned).to_vec();
         flags.push(format!("--user-data-dir={}", profile.path().display()));
+        flags.extend_from_slice(more);
         // Larger than any look, so that what is shown is never cut by the window.
         flags.push("--window-size=1600,1400".to_owned());
-        let mut browser = Self { driver, address, session: String::new(), url: gateway.admin_url(), _profile: profile };
+        let mut browser = Self { driver, address, session: String::new(), url, _profile: profile };
         let wanted = json!({ "browserName": "chrome", "unhandledPromptBehavior": "accept", "goog:chromeOptions": { "args": flags } });
         let made = browser.ask("POST", "/session", &json!({ "capabilities": { "alwaysMatch": wanted } }));
         browser.session = made["sessionId"].as_str().expect("a session").to_owned();
@@ -127,6 +141,12 @@ impl Browser {
     #[track_caller]
     pub(crate) fn goto(&self, path: &str) {
         self.call("POST", "/url", &json!({ "url": format!("{}{path}", self.url) }));
+    }
+
+    /// The cookies that it would send from here, as WebDriver tells them (section 14).
+    #[track_caller]
+    pub(crate) fn cookies(&self) -> Vec<Value> {
+        self.call("GET", "/cookie", &Value::Null).as_array().cloned().expect("a list")
     }
 
     /// Goes to another site.
