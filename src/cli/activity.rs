@@ -7,7 +7,7 @@ use super::Failure;
 use super::client::{From, Server, encoded};
 use super::keys::{OutputForm, items, moment, resolve, text};
 use super::span::parse_since;
-use super::terminal::{self, plain};
+use super::terminal::{self, Tone, plain};
 use crate::domain::{Action, KeyId, Timestamp};
 
 /// Most records of one call to the admin API.
@@ -67,6 +67,11 @@ pub(super) async fn execute(server: &Server, arguments: &ActivityArguments) -> R
     terminal::print(&terminal::table(
         ["TIME", "ACTION", "OUTCOME", "KEY", "ACTOR", "REQUEST", "STATUS", "FROM", "TOOL", "REASON"],
         &["ACTOR", "REASON", "STATUS", "TOOL", "FROM"],
+        |column, text| match (column, text) {
+            ("OUTCOME", "allowed") => Tone::Good,
+            ("OUTCOME", _) => Tone::Alarming,
+            _ => Tone::Usual,
+        },
         records.iter().map(row),
     ))
 }

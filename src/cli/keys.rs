@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::Failure;
 use super::client::{Server, encoded};
-use super::terminal::{self, Answer, plain};
+use super::terminal::{self, Answer, Tone, plain};
 use crate::domain::KeyId;
 
 /// Longest line that is read as a key, in bytes.
@@ -134,6 +134,11 @@ async fn list(server: &Server, status: StatusFilter, creator: Option<&str>, form
         terminal::table(
             ["NAME", "PREFIX", "STATUS", "CREATED", "CREATOR", "LAST USED", "BY", "WARNINGS", "ID"],
             &["ID", "CREATOR", "CREATED", "BY"],
+            |column, text| match (column, text) {
+                ("STATUS", "active") => Tone::Good,
+                ("STATUS", _) => Tone::Past,
+                _ => Tone::Usual,
+            },
             rows,
         ) + "\n"
             + &summary

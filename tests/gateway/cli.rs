@@ -1,4 +1,6 @@
 //! The command line's half of the contract: the same calls as the API, tables for people, JSON for programs.
+//!
+//! What goes to a terminal is seen through one that `script` makes: its width, its colours, and NO_COLOR.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -99,12 +101,23 @@ fn a_store_that_is_not_there_is_not_exported_and_not_made() {
 
 /// What a command writes on a terminal of so many columns.
 fn on_a_terminal(gateway: &Gateway, token: &str, columns: u32, command: &str) -> String {
-    let line =
-        format!("stty cols {columns} rows 50; exec {} {command} --admin {}", env!("CARGO_BIN_EXE_assure-gateway"), gateway.admin_url());
+    on_a_terminal_after(&format!("stty cols {columns} rows 50"), gateway, token, command)
+}
+
+/// The same after words to the shell.
+fn on_a_terminal_after(words: &str, gateway: &Gateway, token: &str, command: &str) -> String {
+    let line = format!("{words}; exec {} {command} --admin {}", env!("CARGO_BIN_EXE_assure-gateway"), gateway.admin_url());
     // `script` gives it a terminal, as a person has one.
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::null());
     program::output_of(script.env("ASSURE_ADMIN_TOKEN", token).env("TERM", "xterm").env_remove("NO_COLOR"))
+}
+
+/// What is left without colours.
+fn bare(text: &str) -> String {
+    let mut pieces = text.split('\u{1b}');
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |bare, piece| bare + piece.split_once('m').expect("a colour").1)
 }
 
 #[test]
@@ -117,12 +130,24 @@ fn tables_fit_the_terminal_and_colours_are_only_on_one() {
     for columns in [60, 80, 120] {
         for command in ["keys list", "activity"] {
             let table = on_a_terminal(&gateway, &editor, columns, command);
-            assert!(table.lines().all(|line| line.trim_end().chars().count() <= columns as usize), "{columns}: {table}");
+            assert!(bare(&table).lines().all(|line| line.trim_end().chars().count() <= columns as usize), "{columns}: {table}");
             assert!(table.contains("long name") || table.contains("quite"), "{table}");
         }
     }
+    let colour = |command: &str, text: &str| {
+        let table = on_a_terminal(&gateway, &editor, 200, command);
+        let before = table.split_once(text).unwrap_or_else(|| panic!("{text} is in {table}")).0;
+        before.rsplit_once('\u{1b}').map(|(_, colour)| colour.to_owned())
+    };
+    assert_eq!(colour("keys list", "active").as_deref(), Some("[32m"));
+    assert_eq!(colour("activity", "allowed").as_deref(), Some("[32m"));
+    assert_eq!(colour("activity", "route_denied").as_deref(), Some("[31m"));
+    gateway.revoke(&editor, &key);
+    assert_eq!(colour("keys list --status all", "revoked").as_deref(), Some("[2m"));
+    let table = on_a_terminal_after("export NO_COLOR=1", &gateway, &editor, "keys list --status all");
+    assert!(table.contains("revoked") && !table.contains('\u{1b}'), "{table}");
     let run = |words: &[&str]| program::output_of(as_editor(&gateway, &editor, words).env_remove("NO_COLOR"));
-    assert!(run(&["keys", "list"]).contains(&key.id), "into a pipe goes all of it");
+    assert!(run(&["keys", "list", "--status", "all"]).contains(&key.id), "into a pipe goes all of it");
     let followed = |terminal: bool| {
         let command = format!(
             "timeout 3 {} activity --since 1h --follow --admin {}; true",
