@@ -12,38 +12,21 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::eventually::{eventually, found};
+use crate::support::crowd::Crowd;
+use crate::support::eventually::eventually;
 use crate::support::identity::header_of;
-use crate::support::{Client, Gate, Gateway, Http2, Reply, Request, SOON};
+use crate::support::{Client, Gate, Gateway, Reply, Request, SOON};
 
 #[test]
 fn a_use_that_cannot_be_recorded_is_503_and_never_forwarded_while_create_and_revoke_go_on() {
-    let gateway = Gateway::with(|config| {
-        config["audit"]["spool"]["size_max"] = json!("1MiB");
-        config["limits"]["requests_per_minute"] = json!(100_000);
-        config["upstreams"]["ledger"]["connections_max"] = json!(1_000);
-    });
+    let gateway = Gateway::with(Crowd::configure);
     let (editor, key) = (gateway.editor(), gateway.key());
-    let gate = Gate::new();
-    let held = Arc::clone(&gate);
-    gateway.upstream.answer(move |head| if head.start.contains("/held") { Reply::Held(Arc::clone(&held)) } else { Reply::ok() });
-    // Each open use keeps room for its end; long targets make each of them large, until the smallest spool is full.
-    let target = |turn: usize| format!("/held/{turn}/{}", "x".repeat(1_000));
-    let connections: Vec<Http2> = (0..4).map(|_| Http2::connect(gateway.edge())).collect();
-    let started: Vec<_> = (0..400).map(|turn| connections[turn % 4].start(&Request::get(&target(turn)).bearer(&key.secret))).collect();
-    let refused = found(Duration::from_secs(60), "a use without room", || {
-        started.iter().position(|started| {
-            let (status, body) = started.so_far();
-            status == 503 && String::from_utf8_lossy(&body).contains("audit_unavailable")
-        })
-    });
-    assert_eq!(gateway.upstream.count(&target(refused)), 0);
+    let crowd = Crowd::fill(&gateway, &key);
     let second = gateway.create_key(&editor, "made on a bad day");
     gateway.revoke(&editor, &second);
     assert_eq!(gateway.metric("assure_gateway_audit_dropped_total"), 0.0);
 
-    gate.open();
-    let answer = started.into_iter().nth(refused).expect("it is there").answer().expect("an answer");
+    let (answer, _) = crowd.end();
     assert_eq!(answer.expect_problem(503, "audit_unavailable").fields.one("retry-after"), Some("1"));
     eventually!(SOON, gateway.get(&key, "/after").status == 200, "room comes back by itself");
     let changes = gateway.activity(&editor).into_iter().filter(|record| record["key_name"] == "made on a bad day");

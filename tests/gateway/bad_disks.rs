@@ -4,14 +4,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::crowd::Crowd;
 use crate::support::disk::Disk;
 use crate::support::eventually::{eventually, found};
-use crate::support::{Gate, Gateway, Http2, Key, Reply, Request, SOON};
+use crate::support::{Gateway, Key, Request, SOON};
 
 /// A start on a busy machine in a debug build.
 const START: Duration = Duration::from_secs(30);
@@ -40,26 +40,12 @@ fn use_until_refused(gateway: &Gateway, key: &Key, accepted: &mut usize) -> Stri
 fn a_spool_on_a_full_disk_is_503_before_anything_is_forwarded_while_create_and_revoke_go_on() {
     let Some(disk) = Disk::mount(4) else { return };
     let gateway = Gateway::with(|config| {
-        config["audit"]["spool"] = json!({ "path": disk.path().join("spool"), "size_max": "1MiB" });
-        config["limits"]["requests_per_minute"] = json!(100_000);
-        config["upstreams"]["ledger"]["connections_max"] = json!(1_000);
+        Crowd::configure(config);
+        config["audit"]["spool"]["path"] = json!(disk.path().join("spool"));
     });
     let (editor, key) = (gateway.editor(), gateway.key());
-    let gate = Gate::new();
-    let held = Arc::clone(&gate);
-    gateway.upstream.answer(move |head| if head.start.contains("/held") { Reply::Held(Arc::clone(&held)) } else { Reply::ok() });
     disk.fill();
-    // Each open use keeps room for its end; long targets make each of them large.
-    let target = |turn: usize| format!("/held/{turn}/{}", "x".repeat(1_000));
-    let connections: Vec<Http2> = (0..4).map(|_| Http2::connect(gateway.edge())).collect();
-    let started: Vec<_> = (0..400).map(|turn| connections[turn % 4].start(&Request::get(&target(turn)).bearer(&key.secret))).collect();
-    let refused = found(Duration::from_secs(60), "a use without room", || {
-        started.iter().position(|started| {
-            let (status, body) = started.so_far();
-            status == 503 && String::from_utf8_lossy(&body).contains("audit_unavailable")
-        })
-    });
-    assert_eq!(gateway.upstream.count(&target(refused)), 0, "what is refused was not forwarded");
+    let crowd = Crowd::fill(&gateway, &key);
     gateway.get(&key, "/refused").expect_problem(503, "audit_unavailable");
     let second = gateway.create_key(&editor, "made on a full disk");
     gateway.revoke(&editor, &second);
@@ -68,8 +54,7 @@ fn a_spool_on_a_full_disk_is_503_before_anything_is_forwarded_while_create_and_r
     // No use has ended: what comes back is the disk's room.
     disk.free();
     eventually!(SOON, gateway.get(&key, "/after").status == 200, "room comes back by itself");
-    gate.open();
-    let answered = started.into_iter().filter_map(|started| started.answer().ok()).filter(|answer| answer.status == 200).count();
+    let (_, answered) = crowd.end();
     assert_eq!(gateway.upstream.targets().len(), answered + 1);
     let allowed = |record: &Value| record["action"] == "key.use" && record["outcome"] == "allowed";
     eventually!(SOON, gateway.activity(&editor).into_iter().filter(allowed).count() == answered + 1, "each use is recorded once");

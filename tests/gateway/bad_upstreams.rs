@@ -8,101 +8,23 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::eventually::found;
-use crate::support::{Answer, Client, End, Gateway, Http2, Key, Reply, Request, SOON};
+use crate::support::faults::Gets::{Aborted, Broken, Timeout, Whole};
+use crate::support::faults::Then::{Dropped, Kept};
+use crate::support::faults::{Bench, Fault, Gets, Then};
+use crate::support::{Client, End, Gateway, Reply, Request};
 
-/// What a client gets.
-#[derive(Clone, Copy, Debug)]
-enum Gets {
-    /// The answer as it was: status and body.
-    Whole(u16, &'static str),
-    /// A head, and a body that visibly breaks off.
-    Aborted(u16),
-    /// 502 `upstream_broken`.
-    Broken,
-    /// 504 `upstream_timeout`.
-    Timeout,
-}
-use Gets::{Aborted, Broken, Timeout, Whole};
-
-/// Whether the connection may carry another request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Then {
-    Kept,
-    Dropped,
-}
-use Then::{Dropped, Kept};
-
-struct Bench {
-    gateway: Gateway,
-    editor: String,
-    key: Key,
-    rows: usize,
-}
-
-impl Bench {
+impl Bench<()> {
     fn start() -> Self {
-        let gateway = Gateway::with(|config| {
-            config["upstreams"]["ledger"]["timeout"] = json!({ "response_header": "700ms", "idle": "700ms" });
-        });
-        let (editor, key) = (gateway.editor(), gateway.key());
-        Self { gateway, editor, key, rows: 0 }
+        let slow = |config: &mut Value| config["upstreams"]["ledger"]["timeout"] = json!({ "response_header": "700ms", "idle": "700ms" });
+        Self::new(Gateway::with(slow), ())
     }
 
-    /// Asks by both protocols with a fresh target each.
     fn check(&mut self, method: &str, reply: impl Fn() -> Reply, gets: Gets, then: Then, what: &str) {
-        for protocol in ["HTTP/1.1", "HTTP/2"] {
-            self.rows += 1;
-            let target = format!("/row/{}", self.rows);
-            let request = Request::new(method, &target).bearer(&self.key.secret);
-            self.gateway.get(&self.key, "/first").expect(200);
-            let connections = self.gateway.upstream.connections();
-            self.gateway.upstream.answer_once(&target, reply());
-            let answer = if protocol == "HTTP/1.1" {
-                let mut client = Client::connect(self.gateway.edge());
-                let answer = client.exchange(&request).unwrap_or_else(|broken| panic!("{what}, {protocol}: {broken:?}"));
-                assert!(answer.complete || client.end() != End::Open, "{what}: a connection with an answer that broke off is closed");
-                Some(answer)
-            } else {
-                // A stream that was reset in the middle of an answer has none.
-                Http2::connect(self.gateway.edge()).exchange(&request).ok()
-            };
-            assert_eq!(self.gateway.upstream.count(&target), 1, "{what}, {protocol}: it is not repeated");
-            judge(answer.as_ref(), gets, &format!("{what}, {protocol}"));
-            let next = self.gateway.get(&self.key, "/next");
-            assert_eq!((next.status, next.text().as_str()), (200, "ok"), "after {what}, {protocol}");
-            let opened = self.gateway.upstream.connections() - connections;
-            assert_eq!(opened, usize::from(then == Dropped), "{what}, {protocol}: the connection afterwards");
-            self.recorded(&target, gets, what);
-        }
-    }
-
-    fn recorded(&self, target: &str, gets: Gets, what: &str) {
-        let record = found(SOON, &format!("{what}: a record"), || {
-            let path = |record: &Value| record["path"] == target;
-            self.gateway.activity(&self.editor).into_iter().find(path)
-        });
-        let expected = match gets {
-            Whole(status, _) => ("allowed", status, None),
-            Aborted(status) => ("allowed", status, Some("upstream_broken")),
-            Broken => ("upstream_broken", 502, Some("upstream_broken")),
-            Timeout => ("upstream_timeout", 504, Some("upstream_timeout")),
-        };
-        let found = (record["outcome"].as_str(), record["status"].as_str(), record["reason"].as_str());
-        assert_eq!(found, (Some(expected.0), Some(expected.1.to_string().as_str()), expected.2), "{what}: {record}");
-    }
-}
-
-fn judge(answer: Option<&Answer>, gets: Gets, what: &str) {
-    match (gets, answer) {
-        (Whole(status, body), Some(answer)) => {
-            assert_eq!((answer.status, answer.text().as_str(), answer.complete), (status, body, true), "{what}");
-        }
-        (Aborted(status), Some(answer)) => assert_eq!((answer.status, answer.complete), (status, false), "{what}"),
-        (Aborted(_), None) => {}
-        (Broken, Some(answer)) => drop(answer.clone().expect_problem(502, "upstream_broken")),
-        (Timeout, Some(answer)) => drop(answer.clone().expect_problem(504, "upstream_timeout")),
-        (_, None) => panic!("{what}: no answer"),
+        self.judge(
+            Fault { what, method, gets, then },
+            |bench, target| bench.gateway.upstream.answer_once(target, reply()),
+            |bench, target| (bench.gateway.upstream.count(target), bench.gateway.upstream.connections()),
+        );
     }
 }
 

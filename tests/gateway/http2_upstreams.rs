@@ -8,46 +8,17 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::eventually::{eventually, found};
+use crate::support::eventually::eventually;
+use crate::support::faults::Gets::{Aborted, Broken, Timeout, Whole};
+use crate::support::faults::Then::{Dropped, Either, Kept};
+use crate::support::faults::{Bench, Fault, Gets, Then};
 use crate::support::frames::{self, block, frame, reset, settings, window_update};
 use crate::support::http2_upstream::{After, Http2Upstream, Written};
-use crate::support::{Answer, Client, End, Gateway, Http2, Key, Request, SOON};
-
-/// What a client gets.
-#[derive(Clone, Copy, Debug)]
-enum Gets {
-    /// The answer as it was: status and body.
-    Whole(u16, &'static str),
-    /// A head, and a body that visibly breaks off.
-    Aborted,
-    /// 502 `upstream_broken`.
-    Broken,
-    /// 504 `upstream_timeout`.
-    Timeout,
-}
-use Gets::{Aborted, Broken, Timeout, Whole};
-
-/// Whether the connection may carry another request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Then {
-    Kept,
-    Dropped,
-    /// The fault is the stream's, and the library's affair whether it ends the connection as well (RFC 9113 section 5.4.1).
-    Either,
-}
-use Then::{Dropped, Either, Kept};
+use crate::support::{Client, Gateway, Request, SOON};
 
 type Row = (&'static str, Written, Gets, Then);
 
-struct Bench {
-    gateway: Gateway,
-    upstream: Http2Upstream,
-    editor: String,
-    key: Key,
-    rows: usize,
-}
-
-impl Bench {
+impl Bench<Http2Upstream> {
     fn start() -> Self {
         let upstream = Http2Upstream::start();
         let gateway = Gateway::with(|config| {
@@ -56,8 +27,7 @@ impl Bench {
                 "timeout": { "response_header": "700ms", "idle": "700ms" },
             });
         });
-        let (editor, key) = (gateway.editor(), gateway.key());
-        Self { gateway, upstream, editor, key, rows: 0 }
+        Self::new(gateway, upstream)
     }
 
     fn check_all(&mut self, after: After, rows: &[Row]) {
@@ -70,70 +40,13 @@ impl Bench {
         assert!(failed.is_empty(), "{failed:?}");
     }
 
-    /// Asks by both protocols with a fresh target each.
     fn check(&mut self, method: &str, after: After, row: &Row) {
         let (what, written, gets, then) = *row;
-        for protocol in ["HTTP/1.1", "HTTP/2"] {
-            self.rows += 1;
-            let target = format!("/row/{}", self.rows);
-            let request = Request::new(method, &target).bearer(&self.key.secret);
-            self.gateway.get(&self.key, "/first").expect(200);
-            let (asked, connections) = (self.upstream.requests(), self.upstream.connections());
-            self.upstream.answer_next(written, after);
-            let answer = if protocol == "HTTP/1.1" {
-                let mut client = Client::connect(self.gateway.edge());
-                let answer = client.exchange(&request).unwrap_or_else(|broken| panic!("{what}, {protocol}: {broken:?}"));
-                assert!(answer.complete || client.end() != End::Open, "{what}: a connection with an answer that broke off is closed");
-                Some(answer)
-            } else {
-                // A stream that was reset in the middle of an answer has none.
-                Http2::connect(self.gateway.edge()).exchange(&request).ok()
-            };
-            assert_eq!(self.upstream.requests() - asked, 1, "{what}, {protocol}: it is not repeated");
-            judge(answer.as_ref(), gets, &format!("{what}, {protocol}"));
-            let next = self.gateway.get(&self.key, "/next");
-            assert_eq!((next.status, next.text().as_str()), (200, "ok"), "after {what}, {protocol}");
-            let opened = self.upstream.connections() - connections;
-            let is_expected = then == Either && opened <= 1 || opened == usize::from(then == Dropped);
-            assert!(is_expected, "{what}, {protocol}: {opened} connections were opened afterwards");
-            self.recorded(&target, gets, what);
-        }
-    }
-
-    fn recorded(&self, target: &str, gets: Gets, what: &str) {
-        let record = found(SOON, &format!("{what}: a record"), || {
-            self.gateway.activity(&self.editor).into_iter().find(|record| record["path"] == target)
-        });
-        let expected = match gets {
-            Whole(status, _) => ("allowed", status, None),
-            Aborted => ("allowed", 200, Some("upstream_broken")),
-            Broken => ("upstream_broken", 502, Some("upstream_broken")),
-            Timeout => ("upstream_timeout", 504, Some("upstream_timeout")),
-        };
-        let found = (record["outcome"].as_str(), record["status"].as_str(), record["reason"].as_str());
-        assert_eq!(found, (Some(expected.0), Some(expected.1.to_string().as_str()), expected.2), "{what}: {record}");
-    }
-
-    /// Nothing is left of all those faults.
-    fn rest(&self) {
-        eventually!(SOON, self.gateway.metric("assure_gateway_requests_in_flight") == 0.0, "nothing is left in flight");
-        assert!(!self.gateway.log().contains("panicked"), "{}", self.gateway.log());
-        assert!(self.gateway.log().len() < 1024 * 1024, "an upstream's faults do not flood the log");
-        assert!(self.gateway.is_ready(), "an upstream's faults are no reason to send clients elsewhere");
-    }
-}
-
-fn judge(answer: Option<&Answer>, gets: Gets, what: &str) {
-    match (gets, answer) {
-        (Whole(status, body), Some(answer)) => {
-            assert_eq!((answer.status, answer.text().as_str(), answer.complete), (status, body, true), "{what}");
-        }
-        (Aborted, Some(answer)) => assert_eq!((answer.status, answer.complete), (200, false), "{what}"),
-        (Aborted, None) => {}
-        (Broken, Some(answer)) if answer.status != 502 => panic!("{what}: {}", answer.status),
-        (Broken, Some(answer)) => drop(answer.clone().expect_problem(502, "upstream_broken")),
-        (Timeout, Some(answer)) => drop(answer.clone().expect_problem(504, "upstream_timeout")),
-        (_, None) => panic!("{what}: no answer"),
+        self.judge(
+            Fault { what, method, gets, then },
+            |bench, _| bench.upstream.answer_next(written, after),
+            |bench, _| (bench.upstream.requests(), bench.upstream.connections()),
+        );
     }
 }
 
@@ -286,41 +199,41 @@ fn a_fault_of_the_connection_is_502_and_the_next_request_has_another() {
 fn a_body_over_http_2_that_breaks_off_or_goes_wrong_never_looks_complete() {
     let mut bench = Bench::start();
     let rows: &[Row] = &[
-        ("a reset", |stream| [ok(stream), data(stream, b"half"), reset(stream, 2)].concat(), Aborted, Kept),
-        ("a reset without an error", |stream| [ok(stream), data(stream, b"half"), reset(stream, 0)].concat(), Aborted, Kept),
-        ("a cancellation", |stream| [ok(stream), data(stream, b"half"), reset(stream, frames::CANCEL)].concat(), Aborted, Kept),
-        ("a head, and a reset without an error", |stream| [ok(stream), reset(stream, 0)].concat(), Aborted, Kept),
+        ("a reset", |stream| [ok(stream), data(stream, b"half"), reset(stream, 2)].concat(), Aborted(200), Kept),
+        ("a reset without an error", |stream| [ok(stream), data(stream, b"half"), reset(stream, 0)].concat(), Aborted(200), Kept),
+        ("a cancellation", |stream| [ok(stream), data(stream, b"half"), reset(stream, frames::CANCEL)].concat(), Aborted(200), Kept),
+        ("a head, and a reset without an error", |stream| [ok(stream), reset(stream, 0)].concat(), Aborted(200), Kept),
         (
             "less than its length",
             |stream| [head(stream, &[(":status", "200"), ("content-length", "100")]), last(stream, b"half")].concat(),
-            Aborted,
+            Aborted(200),
             Either,
         ),
         (
             "more than its length",
             |stream| [head(stream, &[(":status", "200"), ("content-length", "2")]), last(stream, b"okay")].concat(),
-            Aborted,
+            Aborted(200),
             Either,
         ),
         (
             "no body for a length",
             |stream| [head(stream, &[(":status", "200"), ("content-length", "100")]), last(stream, b"")].concat(),
-            Aborted,
+            Aborted(200),
             Either,
         ),
-        ("a second head", |stream| [ok(stream), data(stream, b"half"), ok(stream)].concat(), Aborted, Either),
+        ("a second head", |stream| [ok(stream), data(stream, b"half"), ok(stream)].concat(), Aborted(200), Either),
         (
             "a frame that nobody knows in a head's place",
             |stream| [ok(stream), data(stream, b"half"), frame(frames::CONTINUATION, 0, stream, b"x")].concat(),
-            Aborted,
+            Aborted(200),
             Dropped,
         ),
     ];
     bench.check_all(After::Kept, rows);
     let ended: &[Row] = &[
-        ("half a body", |stream| [ok(stream), data(stream, b"half")].concat(), Aborted, Dropped),
-        ("half a frame", |stream| [ok(stream), data(stream, b"half")[..11].to_vec()].concat(), Aborted, Dropped),
-        ("a GOAWAY and half a body", |stream| [go_away(stream), ok(stream), data(stream, b"half")].concat(), Aborted, Dropped),
+        ("half a body", |stream| [ok(stream), data(stream, b"half")].concat(), Aborted(200), Dropped),
+        ("half a frame", |stream| [ok(stream), data(stream, b"half")[..11].to_vec()].concat(), Aborted(200), Dropped),
+        ("a GOAWAY and half a body", |stream| [go_away(stream), ok(stream), data(stream, b"half")].concat(), Aborted(200), Dropped),
     ];
     bench.check_all(After::Closed, ended);
     assert_eq!(bench.rows, 2 * (rows.len() + ended.len()));
@@ -419,7 +332,7 @@ fn an_upstream_that_falls_silent_over_http_2_is_504_or_a_visible_break_and_its_o
     let rows: &[Row] = &[
         ("silence", |_| Vec::new(), Timeout, Kept),
         ("silence behind a 1xx", |stream| head(stream, &[(":status", "103")]), Timeout, Kept),
-        ("silence in a body", |stream| [ok(stream), data(stream, b"half")].concat(), Aborted, Kept),
+        ("silence in a body", |stream| [ok(stream), data(stream, b"half")].concat(), Aborted(200), Kept),
     ];
     bench.check_all(After::Kept, rows);
     assert!(bench.upstream.resets() >= 6, "a request that nobody waits for is given back: {}", bench.upstream.resets());

@@ -1,15 +1,17 @@
 //! What the tests drive the real binary with: real processes, real sockets, real clients.
 //!
 //! `gateway` starts the binary on a folder of its own and knows its addresses, its log and its admin API;
-//! `upstream` is the service behind it, which writes down every byte it was sent, and `http2_upstream` one that speaks HTTP/2 as badly as a test wants; `client`, `http2` and `frames` are the
+//! `upstream` is the service behind it, which writes down every byte it was sent, and `http2_upstream` one that speaks HTTP/2 as badly as a test wants; `faults` judges what comes of it; `client`, `http2` and `frames` are the
 //! tools in front of it; `wire` reads HTTP/1.1 strictly, for both sides; `identity` is a foreign issuer of user
-//! tokens; `rows` are tables of raw requests; `browser` is a real Chromium in front of the page; `redis` is a real redis-server, `link` a connection to it that breaks; `disk` is one that fills up; `clocked` a gateway whose clocks are set; `program` runs curl, Python and Node. Nothing here sleeps to wait for something: see `eventually`.
+//! tokens; `rows` are tables of raw requests; `browser` is a real Chromium in front of the page; `redis` is a real redis-server, `link` a connection to it that breaks; `disk` is one that fills up; `clocked` a gateway whose clocks are set; `crowd` fills a spool with open uses; `program` runs curl, Python and Node. Nothing here sleeps to wait for something: see `eventually`.
 
 pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod clocked;
+pub(crate) mod crowd;
 pub(crate) mod disk;
 pub(crate) mod eventually;
+pub(crate) mod faults;
 pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod http2;
