@@ -121,6 +121,28 @@ fn a_head_over_http_2_that_is_malformed_is_502_and_the_next_request_is_served() 
 }
 
 #[test]
+fn a_pseudo_field_where_none_belongs_is_dropped_and_changes_nothing() {
+    let mut bench = Bench::start();
+    let rows: &[Row] = &[
+        (
+            "a target in an answer",
+            |stream| only(stream, &[(":status", "200"), (":path", "/other"), (":method", "PUT")]),
+            Whole(200, ""),
+            Kept,
+        ),
+        (
+            "a status among trailers",
+            |stream| [ok(stream), data(stream, b"ok"), only(stream, &[(":status", "500"), ("x-checked", "yes")])].concat(),
+            Whole(200, "ok"),
+            Kept,
+        ),
+    ];
+    bench.check_all(After::Kept, rows);
+    assert_eq!(bench.rows, 2 * rows.len());
+    bench.rest();
+}
+
+#[test]
 fn a_fault_of_the_connection_is_502_and_the_next_request_has_another() {
     let mut bench = Bench::start();
     let rows: &[Row] = &[
