@@ -45,7 +45,7 @@ pub struct RecalledUse {
 
 /// What a window answers to a request for permits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Decision {
+pub enum Permits {
     /// Permits to spend.
     Granted {
         /// Names the grant in a later report.
@@ -101,17 +101,17 @@ impl Window {
     /// Closes the reported grants, then grants permits or says when one will be free.
     ///
     /// A report of an unknown grant changes nothing, so that reports may be repeated.
-    pub fn request(&mut self, now: BootInstant, want: u32, reports: &[GrantReport], limit: u32) -> Decision {
+    pub fn request(&mut self, now: BootInstant, want: u32, reports: &[GrantReport], limit: u32) -> Permits {
         self.latest = self.latest.max(now);
         reports.iter().for_each(|report| self.close(report));
         self.expire();
         let available = u64::from(limit).saturating_sub(self.occupied());
         let Some(available) = u32::try_from(available).ok().filter(|available| *available > 0) else {
-            return Decision::Full { retry_after: self.retry_after(limit) };
+            return Permits::Full { retry_after: self.retry_after(limit) };
         };
         let count = want.clamp(1, (available / GRANT_SHARE).max(1));
         let id = self.open_grant(count);
-        Decision::Granted { id, count, remaining: available - count, reset: self.reset() }
+        Permits::Granted { id, count, remaining: available - count, reset: self.reset() }
     }
 
     /// Whether nothing counts any more at `now`, so that the window need not be kept.
@@ -195,10 +195,10 @@ mod tests {
 
     const START: BootInstant = BootInstant::from_nanos(1_000_000_000_000);
 
-    fn granted(decision: Decision) -> Option<(GrantId, u32)> {
+    fn granted(decision: Permits) -> Option<(GrantId, u32)> {
         match decision {
-            Decision::Granted { id, count, .. } => Some((id, count)),
-            Decision::Full { .. } => None,
+            Permits::Granted { id, count, .. } => Some((id, count)),
+            Permits::Full { .. } => None,
         }
     }
 
@@ -214,12 +214,12 @@ mod tests {
         let retry_after = loop {
             now = now.plus(Duration::from_millis(1));
             match window.request(now, 64, &reports, 1_000) {
-                Decision::Granted { id, count, remaining, .. } => {
+                Permits::Granted { id, count, remaining, .. } => {
                     used += count;
                     assert_eq!(remaining, 1_000 - used);
                     reports = vec![GrantReport { id, uses: vec![Duration::ZERO; count as usize] }];
                 }
-                Decision::Full { retry_after } => break retry_after,
+                Permits::Full { retry_after } => break retry_after,
             }
         };
         assert_eq!(used, 1_000);
@@ -252,7 +252,7 @@ mod tests {
         let mut window = Window::default();
         let (id, count) = granted(window.request(START, 1, &[], 1)).expect("the first");
         assert_eq!(count, 1);
-        assert_eq!(window.request(START, 1, &[], 1), Decision::Full { retry_after: GRANT_LIFE + WINDOW });
+        assert_eq!(window.request(START, 1, &[], 1), Permits::Full { retry_after: GRANT_LIFE + WINDOW });
         let unused = [GrantReport { id, uses: vec![] }];
         assert!(granted(window.request(START, 1, &unused, 1)).is_some());
     }
@@ -264,14 +264,14 @@ mod tests {
         let (offset, later) = (Duration::from_millis(500), Duration::from_millis(700));
         let used = [GrantReport { id, uses: vec![offset] }];
         let retry_after = WINDOW + offset - later;
-        assert_eq!(window.request(START.plus(later), 1, &used, 1), Decision::Full { retry_after });
+        assert_eq!(window.request(START.plus(later), 1, &used, 1), Permits::Full { retry_after });
     }
 
     #[test]
     fn a_lowered_limit_waits_until_enough_has_left() {
         let second = |n| START.plus(Duration::from_secs(n));
         let mut window = Window::with_uses((0..10).map(second));
-        assert_eq!(window.request(second(10), 1, &[], 4), Decision::Full { retry_after: Duration::from_secs(56) });
+        assert_eq!(window.request(second(10), 1, &[], 4), Permits::Full { retry_after: Duration::from_secs(56) });
         assert!(granted(window.request(second(66), 1, &[], 4)).is_some());
     }
 
@@ -293,7 +293,7 @@ mod tests {
     #[derive(Default)]
     struct Replica {
         asked: Option<(BootInstant, u32, Vec<GrantReport>)>,
-        answer: Option<(BootInstant, Decision, Vec<GrantReport>)>,
+        answer: Option<(BootInstant, Permits, Vec<GrantReport>)>,
         grant: Option<(GrantId, u32, BootInstant, Vec<Duration>)>,
         reports: Vec<GrantReport>,
     }
@@ -392,7 +392,7 @@ mod tests {
                     reports.push(GrantReport { id, uses: vec![Duration::from_nanos(offset); count as usize / 2 + 1] });
                 }
                 for limit in [limit, lower] {
-                    if let Decision::Full { retry_after } = window.clone().request(now, 1, &[], limit) {
+                    if let Permits::Full { retry_after } = window.clone().request(now, 1, &[], limit) {
                         prop_assert!(retry_after > Duration::ZERO);
                         let just_before = now.plus(retry_after - Duration::from_nanos(1));
                         prop_assert!(granted(window.clone().request(just_before, 1, &[], limit)).is_none());

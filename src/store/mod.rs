@@ -33,13 +33,15 @@ use redis::moving as redis_moving;
 pub use uses::HourOfUse;
 pub(crate) use uses::{HOURS_KEPT, hour_of};
 
+pub use crate::domain::window::Permits;
+
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::domain::window::{GrantId, GrantReport, RecalledUse};
+use crate::domain::window::{GrantReport, RecalledUse};
 use crate::domain::{
     Action, AuditRecord, FirmId, FirmTag, KeyDigest, KeyId, KeyRecord, ReplicaId, Sequence, Timestamp, UserId, WrittenRecord,
 };
@@ -199,27 +201,6 @@ pub struct RecalledKey {
     pub key: KeyId,
     /// Its uses by this replica within the last window and a grant's life.
     pub uses: Vec<RecalledUse>,
-}
-
-/// The store's answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Permits {
-    /// Permits to spend.
-    Granted {
-        /// Names the grant in a later report.
-        id: GrantId,
-        /// How many; at least one.
-        count: u32,
-        /// What is left of the window after this grant.
-        remaining: u32,
-        /// Until the oldest use leaves the window; at most 60 s.
-        reset: Duration,
-    },
-    /// The window is full.
-    Full {
-        /// Until the next permit is free; never too early.
-        retry_after: Duration,
-    },
 }
 
 /// A key to be created, complete but for the time, which is the store's.

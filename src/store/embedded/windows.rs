@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::pages::Start;
 use crate::clock;
-use crate::domain::window::{Decision, GRANT_LIFE, WINDOW, Window};
+use crate::domain::window::{GRANT_LIFE, WINDOW, Window};
 use crate::domain::{BootInstant, KeyId};
 use crate::store::{PermitRequest, Permits};
 
@@ -47,14 +47,15 @@ impl Windows {
         if now < self.complete_from && !shard.windows.contains_key(&request.key) {
             return None;
         }
-        Some(answer(shard.windows.entry(request.key).or_default(), now, request))
+        let window = shard.windows.entry(request.key).or_default();
+        Some(window.request(now, request.want, &request.reports, request.limit))
     }
 
     /// Decides with what the log remembers, unless somebody else made the window in the meantime.
     pub(super) fn decide_remembering(&self, request: &PermitRequest, uses: Vec<BootInstant>) -> Permits {
         let mut shard = self.shard(request.key).lock();
         let window = shard.windows.entry(request.key).or_insert_with(|| Window::with_uses(uses));
-        answer(window, clock::boot_now(), request)
+        window.request(clock::boot_now(), request.want, &request.reports, request.limit)
     }
 
     fn shard(&self, key: KeyId) -> &Mutex<Shard> {
@@ -69,13 +70,6 @@ impl Shard {
             self.windows.retain(|_, window| !window.is_idle(now));
             self.swept_at = now;
         }
-    }
-}
-
-fn answer(window: &mut Window, now: BootInstant, request: &PermitRequest) -> Permits {
-    match window.request(now, request.want, &request.reports, request.limit) {
-        Decision::Granted { id, count, remaining, reset } => Permits::Granted { id, count, remaining, reset },
-        Decision::Full { retry_after } => Permits::Full { retry_after },
     }
 }
 
