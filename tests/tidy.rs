@@ -398,11 +398,10 @@ fn every_promise_of_the_readme_names_tests_that_exist() {
     let readme = fs::read_to_string(repository().join("README.md")).expect("README.md");
     let rows: Vec<&str> = readme.lines().filter(|line| line.starts_with("| K")).collect();
     let mut broken = Vec::new();
-    // K17 is not kept yet, and the README says so.
-    for promise in (1..=16).chain([18, 19]).map(|number| format!("| K{number} |")) {
+    for promise in (1..=19).map(|number| format!("| K{number} |")) {
         match rows.iter().find(|row| row.starts_with(&promise)) {
             None => broken.push(format!("{promise} has no row")),
-            Some(row) if tests_named(row).is_empty() => broken.push(format!("{promise} names no test")),
+            Some(row) if tests_named(row).is_empty() && !row.contains("not kept yet") => broken.push(format!("{promise} names no test")),
             Some(_) => {}
         }
     }

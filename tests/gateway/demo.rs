@@ -3,11 +3,12 @@
 //! The demo's ports are fixed, as its documentation says; where something else holds one of them, only the refusal
 //! to start can be tested, and is.
 
+use std::fs;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ use crate::support::{EDIT, Request, VIEW, program};
 
 const PORTS: [u16; 3] = [8080, 8081, 9090];
 const ADMIN: &str = "http://127.0.0.1:8081";
+
+/// Whoever holds it has the ports.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// A running demo; ends with the value.
 struct Demo {
@@ -90,8 +94,9 @@ fn member<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
 
 #[test]
 fn a_newcomer_pastes_the_printed_line_sees_the_firm_revokes_and_sees_the_refusal_in_the_log() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let addresses = PORTS.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    if addresses.iter().any(|address| TcpListener::bind(address).is_err()) {
+    if is_taken() {
         return refuses_to_start_where_a_port_is_taken();
     }
     let folder = tempfile::tempdir().expect("an empty folder");
@@ -147,6 +152,52 @@ fn a_newcomer_pastes_the_printed_line_sees_the_firm_revokes_and_sees_the_refusal
     let again = Demo::start(folder.path());
     found(Duration::from_secs(30), "the second start", || (Request::get("/readyz").send_if_up(addresses[2])? == 200).then_some(()));
     assert!(!again.printed().contains(&secret), "the key is shown once");
+}
+
+/// Whether something else holds one of the ports.
+fn is_taken() -> bool {
+    PORTS.iter().any(|port| TcpListener::bind(("127.0.0.1", *port)).is_err())
+}
+
+#[test]
+fn the_five_minutes_of_the_readme_go_as_it_says() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    if is_taken() {
+        return refuses_to_start_where_a_port_is_taken();
+    }
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("the README");
+    let tour = readme.split_once("## Five minutes").and_then(|(_, rest)| rest.split("```").nth(1)).expect("the tour");
+    let tour = tour.strip_prefix("sh\n").expect("a block for the shell");
+    let folder = tempfile::tempdir().expect("an empty folder");
+    let mut demo = Demo::start(folder.path());
+    demo.curl_line();
+    // What a person does in between: has the binary elsewhere, and copies the key.
+    let (alias, create, copy) = ("alias gw=target/release/assure-gateway", "gw keys create \"MCP server\"", "export KEY=assure_…");
+    assert!([alias, create, copy].iter().all(|line| tour.contains(line)), "{tour}");
+    let script = tour
+        .replace(alias, &format!("gw() {{ {} \"$@\"; }}", env!("CARGO_BIN_EXE_assure-gateway")))
+        .replace(create, &format!("{create} > key"))
+        .replace(copy, "export KEY=$(cat key)");
+    let script = format!(
+        "set -eu\ncurl() {{ command curl --silent --output body --write-out '%{{http_code}} ' \"$@\" >> statuses; cat body >> bodies; }}\n{script}"
+    );
+    let mut shell = Command::new("bash");
+    shell.args(["-c", &script]).current_dir(folder.path()).env("NO_PROXY", "*").env("no_proxy", "*");
+    program::output_of(&mut shell);
+    let promised: Vec<&str> =
+        tour.lines().filter(|line| line.starts_with("curl ")).filter_map(|line| line.split("# ").nth(1)?.get(..3)).collect();
+    let statuses = fs::read_to_string(folder.path().join("statuses")).expect("curl was run");
+    assert_eq!((statuses.split_whitespace().collect::<Vec<_>>(), promised.len()), (promised, 4));
+    let bodies = fs::read_to_string(folder.path().join("bodies")).expect("curl was run");
+    assert!(bodies.contains("demo-firm") && bodies.contains("View clients"), "firm and permissions arrive: {bodies}");
+    let setup = script.split_once(create).expect("the key is created").0;
+    found(Duration::from_secs(10), "all of it in the activity log", || {
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &format!("{setup}gw activity")]).current_dir(folder.path());
+        let log = program::output_of(&mut shell);
+        let words = ["key.create", "key.use", "route_denied", "wrong_firm", "key.revoke", "tour", "invalid_key"];
+        words.iter().all(|word| log.contains(word)).then_some(())
+    });
 }
 
 /// With a port in use the demo says which and ends.
