@@ -40,7 +40,7 @@ BESIDE = {
 RUNTIME = "runtime"
 RUNTIME_NAMES = ("tokio::runtime::", "<tokio::runtime::", "tokio::task::local::")
 # Belongs to its callers, as a library does.
-SHARED = ["lib.rs", "main.rs", "clock.rs", "metrics.rs", "tasks.rs", "mutants.rs", "fuzzing.rs", "fetch.rs", "domain/"]
+SHARED = ["lib.rs", "main.rs", "clock.rs", "deadline.rs", "metrics.rs", "tasks.rs", "mutants.rs", "fuzzing.rs", "fetch.rs", "domain/"]
 PREFIXES = {path: step for steps in (LINE, BESIDE) for step, paths in steps.items() for path in paths} | dict.fromkeys(SHARED)
 NAMES = [*LINE, RUNTIME, *BESIDE]
 # Shares settle after as many rounds as there are calls between a step and a library function; more than this changes nothing.
