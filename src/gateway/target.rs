@@ -167,35 +167,30 @@ pub(super) fn squeezed(name: &HeaderName) -> Cow<'_, str> {
     Cow::Owned(squeezed)
 }
 
-/// Whether [`squeezed`] changes nothing: all is letters, digits and single dashes.
+/// Whether [`squeezed`] changes nothing: all is letters, digits and single dashes. Without a branch for each byte, because every
+/// request has some hundred of them.
 fn is_plain(name: &str) -> bool {
     let (mut doubt, mut last) = (0, 0);
     for byte in name.bytes() {
-        let kind = KINDS.get(usize::from(byte)).copied().unwrap_or(ODD);
+        let kind = kind(byte);
         doubt |= kind & (last | ODD);
         last = kind;
     }
     doubt == 0
 }
 
-/// In a name, a dash; two in a row are one to some.
+/// In a name, a dash: two in a row are one to some.
 const DASH: u8 = 1;
 /// In a name, what is neither letter nor digit nor dash.
 const ODD: u8 = 2;
 
-/// What each byte is in a name; looked up, because every request has some hundred of them.
-const KINDS: [u8; 256] = {
-    let mut kinds = [ODD; 256];
-    let mut byte = 0_u8;
-    while byte < u8::MAX {
-        if byte.is_ascii_alphanumeric() {
-            kinds[byte as usize] = 0;
-        }
-        byte += 1;
+fn kind(byte: u8) -> u8 {
+    match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => 0,
+        b'-' => DASH,
+        _ => ODD,
     }
-    kinds[b'-' as usize] = DASH;
-    kinds
-};
+}
 
 /// Whether a name would make an invalid field line of HTTP/1: the `http` crate lets a quotation mark through in names that
 /// come by HTTP/2. Asked only of names that [`squeezed`] changes, which are few.
