@@ -18,6 +18,7 @@ use super::wire::{Broken, Fields, Framing, Head, Wire, declared_framing};
 /// A request as the upstream saw it.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
+    number: usize,
     pub(crate) method: String,
     pub(crate) target: String,
     pub(crate) fields: Fields,
@@ -100,6 +101,8 @@ type Script = Box<dyn Fn(&Head) -> Reply + Send + Sync>;
 struct Shared {
     script: Mutex<Arc<Script>>,
     seen: Mutex<Vec<Seen>>,
+    /// How many requests were noted, forgotten ones too.
+    noted: AtomicUsize,
     violations: Mutex<Vec<String>>,
     connections: AtomicUsize,
     is_closed: AtomicBool,
@@ -108,6 +111,13 @@ struct Shared {
 impl Shared {
     fn seen(&self) -> MutexGuard<'_, Vec<Seen>> {
         self.seen.lock().expect("no holder panics")
+    }
+
+    /// Goes on with a note, unless it was forgotten meanwhile.
+    fn go_on(&self, number: usize, with: impl FnOnce(&mut Seen)) {
+        if let Some(seen) = self.seen().iter_mut().find(|seen| seen.number == number) {
+            with(seen);
+        }
     }
 }
 
@@ -130,6 +140,7 @@ impl Upstream {
         let shared = Arc::new(Shared {
             script: Mutex::new(Arc::new(script)),
             seen: Mutex::default(),
+            noted: AtomicUsize::new(0),
             violations: Mutex::default(),
             connections: AtomicUsize::new(0),
             is_closed: AtomicBool::new(false),
@@ -236,19 +247,19 @@ fn serve(mut wire: Wire, shared: &Arc<Shared>) {
         };
         let script = Arc::clone(&shared.script.lock().expect("no holder panics"));
         let reply = script(&head);
-        let Some(place) = note(&head, shared) else { return };
+        let Some((number, framing)) = note(&head, shared) else { return };
         if let Reply::Early(bytes) = &reply {
             wire.send(bytes).ok();
             return;
         }
-        if !read_body(&mut wire, place, shared) || !respond(&mut wire, reply, &head, place, shared) {
+        if !read_body(&mut wire, framing, number, shared) || !respond(&mut wire, reply, &head, number, shared) {
             return;
         }
     }
 }
 
-/// Notes a head; `None` if it is not one that an upstream may be sent.
-fn note(head: &Head, shared: &Shared) -> Option<usize> {
+/// Notes a head and answers the note's number and the body's framing; `None` if it is not one that an upstream may be sent.
+fn note(head: &Head, shared: &Shared) -> Option<(usize, Framing)> {
     let words: Vec<&str> = head.start.split(' ').collect();
     let framing = declared_framing(&head.fields);
     let is_origin = matches!(words.as_slice(), [_, target, "HTTP/1.1"] if target.starts_with('/') || *target == "*");
@@ -256,7 +267,9 @@ fn note(head: &Head, shared: &Shared) -> Option<usize> {
         shared.violations.lock().expect("no holder panics").push(format!("{} {:?}", head.start, head.fields));
         return None;
     }
+    let number = shared.noted.fetch_add(1, Ordering::SeqCst);
     let seen = Seen {
+        number,
         method: words.first().copied().unwrap_or_default().into(),
         target: words.get(1).copied().unwrap_or_default().into(),
         fields: head.fields.clone(),
@@ -268,45 +281,42 @@ fn note(head: &Head, shared: &Shared) -> Option<usize> {
         complete: false,
         gone_at: None,
     };
-    let mut all = shared.seen();
-    all.push(seen);
-    Some(all.len() - 1)
+    let framing = seen.framing.unwrap_or(Framing::Length(0));
+    shared.seen().push(seen);
+    Some((number, framing))
 }
 
-/// Reads the body into the note at `place`; says whether it came whole.
-fn read_body(wire: &mut Wire, place: usize, shared: &Shared) -> bool {
-    let framing = shared.seen().get(place).and_then(|seen| seen.framing).unwrap_or(Framing::Length(0));
+/// Reads the body into the note; says whether it came whole.
+fn read_body(wire: &mut Wire, framing: Framing, number: usize, shared: &Shared) -> bool {
     let (mut hash, mut count) = (Sha256::new(), 0);
     let ended = wire.body(framing, |piece| {
         hash.update(piece);
         count += piece.len();
-        if let Some(seen) = shared.seen().get_mut(place) {
-            seen.body_bytes = count;
-        }
+        shared.go_on(number, |seen| seen.body_bytes = count);
     });
     if let Err(Broken::Malformed(what)) = &ended {
         shared.violations.lock().expect("no holder panics").push(what.clone());
     }
-    if let Some(seen) = shared.seen().get_mut(place) {
+    shared.go_on(number, |seen| {
         seen.body_sha256 = hash.finalize().into();
         seen.complete = ended.is_ok();
         seen.gone_at = ended.is_err().then(Instant::now);
         seen.trailers = ended.clone().unwrap_or_default();
-    }
+    });
     ended.is_ok()
 }
 
 /// Answers; says whether the connection can carry another request.
-fn respond(wire: &mut Wire, reply: Reply, head: &Head, place: usize, shared: &Arc<Shared>) -> bool {
+fn respond(wire: &mut Wire, reply: Reply, head: &Head, number: usize, shared: &Arc<Shared>) -> bool {
     match reply {
         Reply::Whole { status, fields, body } => wire.send(&whole(status, &fields, &body, head)).is_ok(),
         Reply::Held(gate) => {
-            watch(wire.socket(), place, shared);
+            watch(wire.socket(), number, shared);
             gate.pass();
             wire.send(&whole(200, &[], b"ok", head)).is_ok()
         }
         Reply::Stream { fields, pieces } => {
-            watch(wire.socket(), place, shared);
+            watch(wire.socket(), number, shared);
             stream(wire, &fields, &pieces)
         }
         Reply::Raw(bytes) => {
@@ -322,12 +332,12 @@ fn respond(wire: &mut Wire, reply: Reply, head: &Head, place: usize, shared: &Ar
         Reply::Tunnel(bytes) => {
             // Until either side has had enough; how it ends shows at the client.
             wire.send(&bytes).and_then(|()| wire.echo()).ok();
-            gone(place, shared);
+            gone(number, shared);
             false
         }
         Reply::Never => {
             wire.end(Duration::from_secs(120));
-            gone(place, shared);
+            gone(number, shared);
             false
         }
     }
@@ -355,20 +365,18 @@ fn stream(wire: &mut Wire, fields: &[(String, String)], pieces: &mpsc::Receiver<
 }
 
 /// Notes when the gateway goes away while its request is being answered.
-fn watch(socket: TcpStream, place: usize, shared: &Arc<Shared>) {
+fn watch(socket: TcpStream, number: usize, shared: &Arc<Shared>) {
     let shared = Arc::clone(shared);
     thread::spawn(move || {
         // Peeking leaves a next request alone and ends with the connection.
         if matches!(socket.peek(&mut [0]), Ok(0) | Err(_)) {
-            gone(place, &shared);
+            gone(number, &shared);
         }
     });
 }
 
-fn gone(place: usize, shared: &Shared) {
-    if let Some(seen) = shared.seen().get_mut(place) {
-        seen.gone_at = Some(Instant::now());
-    }
+fn gone(number: usize, shared: &Shared) {
+    shared.go_on(number, |seen| seen.gone_at = Some(Instant::now()));
 }
 
 #[cfg(test)]
