@@ -18,14 +18,12 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 /// Time for one look at the sockets, and for what was found to reach whoever waits.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A moment by which something is expected; it may be moved.
+/// A moment by which something is expected; it may be moved. Small, because requests carry it.
 #[derive(Debug)]
 pub struct Deadline {
     timer: Pin<Box<Sleep>>,
-    /// The moment itself: the timer runs on for the second look.
-    moment: Instant,
     /// How long before it the waiting began.
-    span: Duration,
+    span_ms: u32,
     look: Look,
 }
 
@@ -49,17 +47,17 @@ impl Deadline {
     }
 
     fn new(moment: Instant, span: Duration) -> Self {
-        Self { timer: Box::pin(sleep_until(moment)), moment, span, look: Look::First }
-    }
-
-    /// The moment.
-    pub fn moment(&self) -> Instant {
-        self.moment
+        Self { timer: Box::pin(sleep_until(moment)), span_ms: milliseconds(span), look: Look::First }
     }
 
     /// Whether it has passed, as the last poll saw it.
     pub fn has_passed(&self) -> bool {
         self.look == Look::Over
+    }
+
+    /// Whether it comes after that moment; one that is due already does not.
+    pub fn is_after(&self, moment: Instant) -> bool {
+        self.look == Look::First && self.timer.deadline() > moment
     }
 
     /// So long from now instead.
@@ -74,7 +72,7 @@ impl Deadline {
 
     fn set(&mut self, moment: Instant, span: Duration) {
         self.timer.as_mut().reset(moment);
-        (self.moment, self.span, self.look) = (moment, span, Look::First);
+        (self.span_ms, self.look) = (milliseconds(span), Look::First);
     }
 }
 
@@ -85,13 +83,18 @@ impl Future for Deadline {
         ready!(self.timer.as_mut().poll(context));
         if self.look == Look::First {
             self.look = Look::Second;
-            let again = Instant::now() + second_look(self.moment, self.span);
+            let again = Instant::now() + second_look(self.timer.deadline(), Duration::from_millis(self.span_ms.into()));
             self.timer.as_mut().reset(again);
             ready!(self.timer.as_mut().poll(context));
         }
         self.look = Look::Over;
         Poll::Ready(())
     }
+}
+
+/// As many as there is room for: 49 days are long enough for anybody.
+fn milliseconds(span: Duration) -> u32 {
+    u32::try_from(span.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// How long the second look takes after a deadline that is found past now.
@@ -177,7 +180,7 @@ mod tests {
         (&mut deadline).await;
         assert!(deadline.has_passed());
         deadline.move_after(SPAN);
-        assert!(!deadline.has_passed() && deadline.moment() > Instant::now());
+        assert!(!deadline.has_passed() && deadline.is_after(Instant::now()));
         let began = Instant::now();
         (&mut deadline).await;
         assert!(deadline.has_passed() && began.elapsed() >= SPAN);

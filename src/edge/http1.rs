@@ -275,7 +275,7 @@ impl Wire {
     fn has_passed(&mut self, moment: Instant, context: &mut Context<'_>) -> bool {
         let timer = self.timer.get_or_insert_with(|| Deadline::at(moment));
         loop {
-            if timer.has_passed() || timer.moment() > moment {
+            if timer.has_passed() || timer.is_after(moment) {
                 timer.move_to(moment);
             }
             if Pin::new(&mut *timer).poll(context).is_pending() {
