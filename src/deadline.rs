@@ -9,7 +9,7 @@
 //! between two tries) and what decides about leases, windows and keys does not.
 
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -102,9 +102,9 @@ fn second_look(moment: Instant, span: Duration) -> Duration {
     Instant::now().saturating_duration_since(moment).min(span).max(LOOK)
 }
 
-/// What comes of `future` within `span`; `None` only after the second look.
-pub async fn within<F: Future>(span: Duration, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
+/// What comes of `future` within `span`; `None` only after the second look. It is pinned by the caller, where it is made, since
+/// some are large and would be copied.
+pub async fn within<F: Future + Unpin>(span: Duration, mut future: F) -> Option<F::Output> {
     let moment = Instant::now() + span;
     if let Ok(output) = timeout_at(moment, &mut future).await {
         return Some(output);
@@ -138,6 +138,7 @@ impl hyper::rt::Sleep for Deadline {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::pin;
 
     const SPAN: Duration = Duration::from_millis(100);
 
@@ -164,7 +165,7 @@ mod tests {
                 stop(SPAN * 3);
                 tokio::time::sleep(pause).await;
             };
-            assert_eq!(within(SPAN, late).await.is_some(), comes, "{pause:?} after a stop");
+            assert_eq!(within(SPAN, pin!(late)).await.is_some(), comes, "{pause:?} after a stop");
             let mut deadline = Deadline::after(SPAN);
             stop(SPAN * 3);
             tokio::select! {

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,7 +154,7 @@ impl Dialer {
     /// # Errors
     /// See [`DialError`].
     pub async fn dial(&self, endpoint: &Endpoint, deadline: Duration) -> Result<(Stream, Version), DialError> {
-        within(deadline, self.connect(endpoint)).await.ok_or(DialError::Timeout)?
+        within(deadline, pin!(self.connect(endpoint))).await.ok_or(DialError::Timeout)?
     }
 
     async fn connect(&self, endpoint: &Endpoint) -> Result<(Stream, Version), DialError> {

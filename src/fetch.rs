@@ -154,7 +154,7 @@ pub enum FetchError {
 pub async fn fetch(dialer: &Dialer, request: Request) -> Result<Answer, FetchError> {
     let deadline = request.deadline;
     let answer_bytes_max = request.answer_bytes_max;
-    within(deadline, exchange(dialer, request, |response| collect(response, answer_bytes_max))).await.ok_or(FetchError::Timeout)?
+    within(deadline, pin!(exchange(dialer, request, |response| collect(response, answer_bytes_max)))).await.ok_or(FetchError::Timeout)?
 }
 
 /// Sends a request and hands on the pieces of a 200's body as they come, until either side has enough; any
@@ -167,7 +167,7 @@ pub async fn follow(dialer: &Dialer, request: Request, mut piece: impl FnMut(&[u
     let answer_bytes_max = request.answer_bytes_max;
     exchange_with_head_deadline(dialer, request, deadline, async |response: http::Response<Incoming>| {
         if response.status() != StatusCode::OK {
-            return within(deadline, collect(response, answer_bytes_max)).await.ok_or(FetchError::Timeout)?;
+            return within(deadline, pin!(collect(response, answer_bytes_max))).await.ok_or(FetchError::Timeout)?;
         }
         let (head, mut body) = response.into_parts();
         while let Some(frame) = within(FOLLOW_SILENCE_MAX, body.frame()).await.ok_or(FetchError::Timeout)? {
@@ -201,7 +201,7 @@ async fn exchange_with_head_deadline(
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let request = into_http(request)?;
     let work = async {
-        let response = within(deadline, sender.send_request(request)).await.ok_or(FetchError::Timeout)??;
+        let response = within(deadline, pin!(sender.send_request(request))).await.ok_or(FetchError::Timeout)??;
         take(response).await
     };
     // The connection is driven beside the work, not in a task of its own, so that nothing outlives the call.

@@ -7,6 +7,7 @@
 //! that, and so may be a live key that nobody holds, is revoked as soon as the store answers.
 
 use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::Json;
@@ -358,7 +359,7 @@ impl Inner {
 
     /// Asks the store, with a deadline.
     pub(super) async fn read<T>(&self, operation: &'static str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, Problem> {
-        within(READ_WAIT_MAX, self.ask(operation, call)).await.ok_or(Problem::StoreUnavailable)?
+        within(READ_WAIT_MAX, pin!(self.ask(operation, call))).await.ok_or(Problem::StoreUnavailable)?
     }
 
     async fn ask<T>(&self, operation: &'static str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, Problem> {

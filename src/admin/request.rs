@@ -2,6 +2,7 @@
 //!
 //! axum's own extractors answer in plain text when they refuse; these answer with a `Problem`.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -42,7 +43,7 @@ impl<T: DeserializeOwned> FromRequest<Shared> for StrictJson<T> {
 
     async fn from_request(request: Request, _: &Shared) -> Result<Self, Problem> {
         let is_json = is_json(request.headers());
-        let text = within(BODY_WAIT_MAX, read_body(request)).await.ok_or(Problem::BodyTooSlow)??;
+        let text = within(BODY_WAIT_MAX, pin!(read_body(request))).await.ok_or(Problem::BodyTooSlow)??;
         if text.is_empty() {
             return Ok(Self(None));
         }
@@ -71,7 +72,7 @@ impl<T: DeserializeOwned> FromRequest<Shared> for JsonOrForm<T> {
         if !is_form {
             return StrictJson::from_request(request, shared).await?.required().map(Self::Json);
         }
-        let text = within(BODY_WAIT_MAX, read_body(request)).await.ok_or(Problem::BodyTooSlow)??;
+        let text = within(BODY_WAIT_MAX, pin!(read_body(request))).await.ok_or(Problem::BodyTooSlow)??;
         let malformed = || Problem::Malformed("its form is wrong".into());
         // A form is spelt as a query is (URL standard, section 5).
         let query = Zeroizing::new([b"/?", text.as_slice()].concat());

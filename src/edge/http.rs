@@ -8,7 +8,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -105,7 +105,7 @@ impl Server {
             () = stopping.cancelled() => {}
         }
         ours.cut();
-        if within(CUT_GRACE, places.emptied()).await.is_none() {
+        if within(CUT_GRACE, pin!(places.emptied())).await.is_none() {
             tracing::warn!(listener = server.options.name, "some connections are still open after the drain");
         }
     }
@@ -135,9 +135,9 @@ where
 /// From the accepted socket to the first bytes of HTTP.
 async fn begin(tcp: TcpStream, address: SocketAddr, room: Reservation, server: &Server) -> io::Result<(Version, Replay, Peer)> {
     let limits = &server.options.limits;
-    let (stream, address) = within(limits.handshake, arrive(tcp, address, room, server)).await.ok_or(io::ErrorKind::TimedOut)??;
+    let (stream, address) = within(limits.handshake, pin!(arrive(tcp, address, room, server))).await.ok_or(io::ErrorKind::TimedOut)??;
     let peer = Peer { address, secure: server.tls.is_some() };
-    let (version, stream) = within(limits.first_byte, sniff(stream)).await.ok_or(io::ErrorKind::TimedOut)??;
+    let (version, stream) = within(limits.first_byte, pin!(sniff(stream))).await.ok_or(io::ErrorKind::TimedOut)??;
     Ok((version, stream, peer))
 }
 

@@ -7,7 +7,7 @@
 //! The answer's own end is held back for a moment, because h2 does not look at a window any more for a stream that we have
 //! ended, and would take one beyond all bounds (RFC 9113 section 6.9.1) for a good one.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -75,5 +75,5 @@ async fn discard(mut body: Incoming) {
         }
     };
     // Whether it ended by itself makes no difference: the body is dropped, and with it the stream.
-    let _ = within(TIME_MAX, reading).await;
+    let _ = within(TIME_MAX, pin!(reading)).await;
 }

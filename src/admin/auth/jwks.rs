@@ -6,6 +6,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -218,7 +219,7 @@ impl UrlSource {
             }
             ended
         };
-        let _ = within(FETCH_MAX, ended.changed()).await;
+        let _ = within(FETCH_MAX, pin!(ended.changed())).await;
     }
 
     async fn fetch(&self) -> Result<KeySet, String> {

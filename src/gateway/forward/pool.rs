@@ -5,6 +5,7 @@
 //! unused ones are closed well before common servers would close them, because a request written into a closing
 //! connection is lost. HTTP/2 connections are shared. Which endpoint is asked is `balance`'s choice.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -233,7 +234,7 @@ impl Pool {
             return Ok(slot);
         }
         let queue = Queue::join(&self.waiting).ok_or(Trouble::Overloaded)?;
-        let slot = within(SLOT_WAIT_MAX, self.slots.clone().acquire_owned()).await;
+        let slot = within(SLOT_WAIT_MAX, pin!(self.slots.clone().acquire_owned())).await;
         drop(queue);
         slot.ok_or(Trouble::Overloaded)?.map_err(|_| Trouble::Overloaded)
     }
@@ -265,7 +266,7 @@ impl Pool {
     async fn open(&self, wanted: Wanted, origin: Origin) -> Result<(Connection, BootInstant), Trouble> {
         if wanted == Wanted::Any && self.speaks_http2.load(Ordering::Relaxed) {
             // Held while connecting, which has a deadline; those who wait share what comes of it.
-            let turn = within(self.limits.connect, self.opening.acquire()).await.ok_or(Trouble::Timeout)?;
+            let turn = within(self.limits.connect, pin!(self.opening.acquire())).await.ok_or(Trouble::Timeout)?;
             let found = if origin == Origin::Any { self.share() } else { None };
             let made = match found {
                 Some(found) => Ok(found),

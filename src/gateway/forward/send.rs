@@ -5,6 +5,7 @@
 //! failure is decided here: the client's body, the client's leaving, or the upstream.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -154,10 +155,11 @@ async fn await_answer(lease: &mut Lease, meter: &Meter, limits: Limits) -> Resul
     let stall_max = limits.idle.max(body::PAUSE_MAX + STALL_MARGIN);
     while meter.fate() == Fate::Open {
         let sent = meter.request_bytes();
+        let ended = pin!(meter.ended());
         tokio::select! {
             biased;
             outcome = &mut sending => return Ok(outcome),
-            ended = within(stall_max, meter.ended()) => match ended {
+            ended = within(stall_max, ended) => match ended {
                 Some(()) => break,
                 None if meter.request_bytes() == sent => return Err(Trouble::Timeout),
                 None => {}
