@@ -6,6 +6,7 @@
 //! are of RFC 9110 section 7.6, RFC 7239 and the headers by which frameworks let a request pretend to be another.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::net::IpAddr;
 
@@ -219,8 +220,8 @@ fn is_no_trailer(name: &str) -> bool {
 }
 
 /// What `Connection` names. It may name anything; `Content-Length` is not for it to remove, because a length that one side
-/// believes and the other does not see is a smuggled request.
-fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+/// believes and the other does not see is a smuggled request. A set, for it may name thousands; mostly it names nothing.
+fn named_by_connection(headers: &HeaderMap) -> HashSet<HeaderName> {
     let named = members(headers, &CONNECTION).filter_map(|member| HeaderName::from_bytes(member.as_bytes()).ok());
     named.filter(|name| *name != CONTENT_LENGTH).collect()
 }
