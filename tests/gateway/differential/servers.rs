@@ -10,6 +10,9 @@ use tempfile::TempDir;
 use crate::support::SOON;
 use crate::support::eventually::eventually;
 
+/// How often a server is started that ends at once.
+const STARTS_MAX: usize = 3;
+
 /// A running server.
 pub(super) struct Server {
     pub(super) name: &'static str,
@@ -49,7 +52,12 @@ impl Server {
         ]
     }
 
-    fn start(name: &'static str, command: impl FnOnce(&Path, u16) -> Command) -> Self {
+    /// A port that is free when it is asked for may be somebody's a moment later; then the server ends, and has another try.
+    fn start(name: &'static str, command: impl Fn(&Path, u16) -> Command) -> Self {
+        (0..STARTS_MAX).find_map(|_| Self::try_start(name, &command)).unwrap_or_else(|| panic!("{name} ends at its start"))
+    }
+
+    fn try_start(name: &'static str, command: impl Fn(&Path, u16) -> Command) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
         let address = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
         let mut command = command(folder.path(), address.port());
@@ -57,9 +65,18 @@ impl Server {
         let path = format!("{}:/usr/sbin:/usr/local/sbin", std::env::var("PATH").unwrap_or_default());
         command.env("PATH", path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = command.spawn().unwrap_or_else(|error| panic!("{name} does not start ({error}): tests/run installs it"));
-        let server = Self { name, address, process, _folder: folder };
-        eventually!(SOON, TcpStream::connect(address).is_ok(), "the server listens");
-        server
+        let mut server = Self { name, address, process, _folder: folder };
+        eventually!(SOON, server.has_ended() || server.listens(), "the server listens");
+        (!server.has_ended()).then_some(server)
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.process.try_wait().is_ok_and(|status| status.is_some())
+    }
+
+    /// Whether it does, and not this very socket: one that asks for a port of its own range may be given that port, and meets itself.
+    fn listens(&self) -> bool {
+        TcpStream::connect(self.address).is_ok_and(|socket| socket.local_addr().is_ok_and(|own| own != self.address))
     }
 
     pub(super) fn url(&self) -> String {
