@@ -2,8 +2,8 @@
 //!
 //! hyper takes a bare LF for the end of a line (RFC 9112 section 2.2 allows it, request smuggling lives on it), drops a
 //! Content-Length that stands beside a Transfer-Encoding (section 6.3), takes two that are equal for one, and the `http` crate cuts a fragment off a target
-//! before anyone can refuse it (section 3.2 has none). Such a byte is overwritten with NUL before hyper reads it, and the
-//! head ends there ([`SPOILT_END`]), which makes it invalid: it is refused like any other invalid head, by the same code.
+//! before anyone can refuse it (section 3.2 has none). A tab around the value of a framing field is white space to hyper, as in RFC 9110
+//! section 5.5, and to Node's lenient parser it is not. Such a byte is overwritten with NUL before hyper reads it, and the head ends there ([`SPOILT_END`]), which makes it invalid: it is refused like any other invalid head, by the same code.
 //! Says too where a good head ends, so that no byte of another is read as part of this one.
 
 /// What is read behind a byte that was overwritten: hyper looks for it before it parses what comes in pieces.
@@ -45,6 +45,8 @@ enum Place {
     Blank,
     /// In a name that may be that of a framing field, so many bytes of which have come.
     Name(FramingField, usize),
+    /// In the value of a framing field.
+    FramingValue,
     Line,
     After,
     Spoilt,
@@ -120,7 +122,8 @@ impl HeadScan {
                 self.last_word = Word::Empty;
                 Place::NextWord(0)
             }
-            (Place::RequestLine | Place::NextWord(_) | Place::Line | Place::Name(..), b'\n') => Place::LineStart,
+            (Place::RequestLine | Place::NextWord(_) | Place::Line | Place::Name(..) | Place::FramingValue, b'\n') => Place::LineStart,
+            (Place::FramingValue, b'\t') => Place::Spoilt,
             (Place::NextWord(_), b'\r') => Place::RequestLine,
             (Place::NextWord(matched), _) => {
                 match VERSION.get(matched..).and_then(<[u8]>::split_first).filter(|(expected, _)| **expected == byte) {
@@ -157,7 +160,7 @@ impl HeadScan {
 
     /// A framing field's name is complete: a second one spoils the head, be it the same or the other.
     fn note(&mut self, field: FramingField) -> Place {
-        if self.framed_by.replace(field).is_some() { Place::Spoilt } else { Place::Line }
+        if self.framed_by.replace(field).is_some() { Place::Spoilt } else { Place::FramingValue }
     }
 
     /// How many bytes can be passed over at once: nothing matters in the middle of a field line, and in the request line
