@@ -275,7 +275,10 @@ fn filter_trailer_names(headers: &mut HeaderMap) {
 /// The fields that `Trailer` announces and that will be let through.
 fn trailer_names(headers: &HeaderMap, is_kept: fn(&str) -> bool) -> impl Iterator<Item = HeaderName> {
     let names = members(headers, &TRAILER).filter_map(|member| HeaderName::from_bytes(member.as_bytes()).ok());
-    names.filter(move |name| !is_kept(&squeezed(name)) && !is_no_trailer(&squeezed(name)))
+    names.filter(move |name| {
+        let plain = squeezed(name);
+        !is_kept(&plain) && !is_no_trailer(&plain)
+    })
 }
 
 fn takes_trailers(headers: &HeaderMap) -> bool {

@@ -4,7 +4,7 @@
 //! head, HTTP/2 makes them a message. What is the connection's to say, whichever it is: where the host stands and that a
 //! body comes in chunks.
 
-use http::header::{HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Version};
 use http_body::Body;
@@ -88,7 +88,7 @@ impl Outgoing<'_> {
 pub(super) struct Lines<'a>(pub(super) &'a mut Vec<u8>);
 
 impl Lines<'_> {
-    fn line<'p>(&mut self, name: &http::HeaderName, pieces: impl Iterator<Item = &'p [u8]>) {
+    fn line<'p>(&mut self, name: &HeaderName, pieces: impl Iterator<Item = &'p [u8]>) {
         self.0.extend_from_slice(name.as_str().as_bytes());
         self.0.extend_from_slice(b": ");
         pieces.for_each(|piece| self.0.extend_from_slice(piece));
@@ -97,11 +97,11 @@ impl Lines<'_> {
 }
 
 impl Fields for Lines<'_> {
-    fn copy(&mut self, name: &http::HeaderName, value: &HeaderValue) {
+    fn copy(&mut self, name: &HeaderName, value: &HeaderValue) {
         self.line(name, std::iter::once(value.as_bytes()));
     }
 
-    fn compose(&mut self, name: &http::HeaderName, pieces: &[&str]) {
+    fn compose(&mut self, name: &HeaderName, pieces: &[&str]) {
         self.line(name, pieces.iter().map(|piece| piece.as_bytes()));
     }
 }
