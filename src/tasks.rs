@@ -87,6 +87,12 @@ where
     }
 }
 
+/// Lets requests go first, if any wait for this core: for batch work, a few hundred microseconds apart. Left to the
+/// scheduler, whoever has work for milliseconds keeps the core for its whole slice.
+pub fn give_way() {
+    std::thread::yield_now();
+}
+
 /// Starts a named operating-system thread, for a writer that blocks all its life.
 ///
 /// # Errors

@@ -16,6 +16,7 @@ use super::log::View;
 use super::segment::{Place, damaged};
 use crate::domain::{Field, Sequence, WrittenRecord};
 use crate::metrics::Metrics;
+use crate::tasks;
 
 /// Most records that are read at a time: a transaction of the embedded store of some ten milliseconds. What a batch costs
 /// beside its records, above all the disk's wait, is then little for each.
@@ -24,6 +25,9 @@ const RECORDS_MAX: usize = 4096;
 const BYTES_MAX: u32 = 4 * 1024 * 1024;
 /// Bytes that are read from a file at once: many times what one entry can have, so that little is read twice.
 const READ_BYTES: u32 = 16 * ENTRY_BYTES_MAX;
+
+/// Records between two moments at which [requests may go first](tasks::give_way).
+const RECORDS_AT_ONCE: usize = 256;
 
 /// How far reading has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -127,6 +131,9 @@ impl Closed {
         view.file.read_exact_at(buffer, u64::from(place.offset))?;
         let mut rest = buffer.as_slice();
         while !rest.is_empty() && !self.is_full() {
+            if self.records.len().is_multiple_of(RECORDS_AT_ONCE) {
+                tasks::give_way();
+            }
             let Read::Entry(entry) = entry::read(rest) else { break };
             if self.is_behind_hole(&entry) && !self.records.is_empty() {
                 self.is_cut = true;

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use uuid::Uuid;
 
 use super::audit_record::{Action, AuditRecord, Outcome, ReplicaId, permits_spent};
-use super::{FirmId, KeyId, Timestamp};
+use super::{FirmId, KeyId, KeyRecord, Timestamp};
 
 /// A record that can be appended to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -97,6 +97,23 @@ impl WrittenRecord {
         Self(written)
     }
 
+    /// What every record of a key's uses says of the key.
+    pub fn of_key(key: &KeyRecord) -> Self {
+        let mut part = Self::new();
+        part.push(Field::FirmId, key.firm_id.as_str());
+        part.push_uuid(Field::KeyId, key.id.uuid());
+        part.push(Field::KeyName, key.name.as_str());
+        part.push(Field::KeyPrefix, &key.prefix);
+        part.push_uuid(Field::Actor, key.id.uuid());
+        part.0.shrink_to_fit();
+        part
+    }
+
+    /// Appends the fields of another.
+    pub fn append(&mut self, part: &Self) {
+        self.0.extend_from_slice(&part.0);
+    }
+
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.0
@@ -128,15 +145,24 @@ impl WrittenRecord {
     }
 
     fn push_bytes(&mut self, field: Field, text: &[u8]) {
-        self.0.push(field.letter());
-        self.0.extend_from_slice(itoa::Buffer::new().format(text.len()).as_bytes());
-        self.0.push(b':');
+        let letter = field.letter();
+        self.0.reserve(text.len() + FIELD_HEAD_BYTES_MAX);
+        // Nearly every length has one digit or two.
+        match u8::try_from(text.len()) {
+            Ok(length @ ..10) => self.0.extend_from_slice(&[letter, b'0' + length, b':']),
+            Ok(length @ ..100) => self.0.extend_from_slice(&[letter, b'0' + length / 10, b'0' + length % 10, b':']),
+            _ => {
+                self.0.push(letter);
+                self.0.extend_from_slice(itoa::Buffer::new().format(text.len()).as_bytes());
+                self.0.push(b':');
+            }
+        }
         self.0.extend_from_slice(text);
     }
 
     /// The fields, as far as they can be read.
     pub fn fields(&self) -> Fields<'_> {
-        Fields(&self.0)
+        Fields { text: readable(&self.0), bytes: &self.0 }
     }
 
     /// One field's text.
@@ -237,22 +263,34 @@ impl From<AuditRecord> for WrittenRecord {
 
 /// Fields and their texts, in order; ends at the first byte that belongs to none.
 #[derive(Clone, Debug)]
-pub struct Fields<'a>(&'a [u8]);
+pub struct Fields<'a> {
+    /// What is left.
+    bytes: &'a [u8],
+    /// Its beginning, as far as that is text.
+    text: &'a str,
+}
 
 impl<'a> Iterator for Fields<'a> {
     type Item = (Field, &'a str);
 
     fn next(&mut self) -> Option<(Field, &'a str)> {
-        let (field, text, rest) = split_field(self.0)?;
-        let text = std::str::from_utf8(text).ok()?;
-        self.0 = rest;
+        let (field, text, rest) = split_field(self.text)?;
+        self.bytes = self.bytes.get(self.text.len() - rest.len()..)?;
+        self.text = rest;
         Some((field, text))
     }
 }
 
-/// A field's letter and text at the beginning of `bytes`, and what follows it.
-fn split_field(bytes: &[u8]) -> Option<(Field, &[u8], &[u8])> {
-    let (letter, mut rest) = bytes.split_first()?;
+/// The beginning that is text. Looked at as a whole, which takes a tenth of looking at each field.
+fn readable(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes)
+        .or_else(|error| std::str::from_utf8(bytes.get(..error.valid_up_to()).unwrap_or_default()))
+        .unwrap_or_default()
+}
+
+/// The field at the beginning, its text, and what follows it.
+fn split_field(fields: &str) -> Option<(Field, &str, &str)> {
+    let (letter, mut rest) = fields.as_bytes().split_first()?;
     let field = Field::of(*letter)?;
     let mut length = 0_usize;
     loop {
@@ -264,17 +302,19 @@ fn split_field(bytes: &[u8]) -> Option<(Field, &[u8], &[u8])> {
             _ => return None,
         }
     }
-    let (text, rest) = rest.split_at_checked(length)?;
+    let (text, rest) = fields.get(fields.len() - rest.len()..)?.split_at_checked(length)?;
     Some((field, text, rest))
 }
 
+/// Bytes before a field's text: its letter, the length in at most 20 digits, a colon.
+const FIELD_HEAD_BYTES_MAX: usize = 22;
 /// Bytes that a sequence takes: its letter, its length, a colon, and at most 20 digits.
 const SEQUENCE_BYTES_MAX: usize = 24;
 
 impl<'a> Fields<'a> {
     /// What was not read, or could not be.
     pub fn rest(&self) -> &'a [u8] {
-        self.0
+        self.bytes
     }
 }
 
@@ -288,11 +328,11 @@ impl<'a> Texts<'a> {
     /// # Errors
     /// When the bytes are not fields from the first to the last.
     pub fn of(bytes: &'a [u8]) -> Result<Self, Unreadable> {
-        let (mut texts, mut rest) = ([None; FIELDS], bytes);
+        let (mut texts, mut rest) = ([None; FIELDS], std::str::from_utf8(bytes).map_err(|_| damaged())?);
         while !rest.is_empty() {
-            let Some((field, text, behind)) = split_field(rest) else { return Err(damaged()) };
+            let (field, text, behind) = split_field(rest).ok_or_else(damaged)?;
             if let Some(place) = texts.get_mut(field as usize) {
-                *place = Some(std::str::from_utf8(text).map_err(|_| damaged())?);
+                *place = Some(text);
             }
             rest = behind;
         }

@@ -169,9 +169,23 @@ impl HeadScan {
         match self.place {
             Place::Line => memchr::memchr(b'\n', rest).unwrap_or(rest.len()),
             Place::RequestLine => memchr::memchr3(b'\n', b'#', b' ', rest).unwrap_or(rest.len()),
+            Place::LineStart => ordinary_lines(rest),
             _ => 0,
         }
     }
+}
+
+/// Bytes of whole field lines at the front that end as they should and are not of a framing field.
+fn ordinary_lines(lines: &[u8]) -> usize {
+    let mut rest = lines;
+    while let Some(first) = rest.first()
+        && !matches!(first, b'c' | b'C' | b't' | b'T' | b'\r' | b'\n')
+        && let Some((line, behind)) = memchr::memchr(b'\n', rest).and_then(|end| rest.split_at_checked(end))
+        && line.ends_with(b"\r")
+    {
+        rest = behind.get(1..).unwrap_or_default();
+    }
+    lines.len() - rest.len()
 }
 
 #[cfg(test)]

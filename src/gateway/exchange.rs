@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::audit::{Spool, Ticket};
 use crate::clock;
@@ -31,6 +31,7 @@ use super::target::Target;
 const RECORDED_TEXT_BYTES_MAX: usize = 256;
 /// A path in a record is cut to this many bytes.
 const RECORDED_PATH_BYTES_MAX: usize = 1024;
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// What metrics call a request that no route matched.
 const NO_ROUTE: &str = "none";
 
@@ -95,11 +96,11 @@ impl Books {
 }
 
 impl Exchange {
-    /// Opens the account of a request whose head has arrived.
-    pub fn open(parts: &Parts, client: ClientAddress, books: &Arc<Books>) -> Self {
+    /// Opens the account of a request whose head has arrived. Boxed, because it is handed on a dozen times until the answer's end.
+    pub fn open(parts: &Parts, client: ClientAddress, books: &Arc<Books>) -> Box<Self> {
         books.metrics.requests_in_flight.inc();
         let request = RequestId::new(clock::fresh_uuid());
-        Self {
+        Box::new(Self {
             request,
             request_header: respond::request_id(request),
             began: clock::boot_now(),
@@ -108,7 +109,7 @@ impl Exchange {
             host: None,
             path: None,
             user_agent: parts.headers.get(header::USER_AGENT).cloned(),
-            traceparent: parts.headers.get("traceparent").filter(|value| value.to_str().is_ok_and(is_traceparent)).cloned(),
+            traceparent: parts.headers.get(&TRACEPARENT).filter(|value| value.to_str().is_ok_and(is_traceparent)).cloned(),
             client,
             meter: Arc::default(),
             key: None,
@@ -122,7 +123,7 @@ impl Exchange {
             tunnelled_up: 0,
             is_complete: false,
             books: books.clone(),
-        }
+        })
     }
 
     /// The request's name.
@@ -193,7 +194,7 @@ impl Exchange {
     /// # Errors
     /// [`Rejection::AuditUnavailable`]: what cannot be recorded must not happen.
     pub async fn begin(&mut self, grant: &Grant) -> Result<Begun<'_>, Rejection> {
-        let known = self.known(grant.principal().record());
+        let known = self.known(grant.principal().cached());
         self.ticket = Some(self.books.spool.begin(self.request.uuid(), known).await.map_err(|_| Rejection::AuditUnavailable)?);
         self.books.metrics.added_duration.observe(clock::boot_now().since(self.began).as_secs_f64());
         Ok(Begun(self))
@@ -274,16 +275,12 @@ impl Exchange {
     }
 
     /// The record as far as it is known before the request is forwarded: all but its end.
-    fn known(&self, key: &KeyRecord) -> WrittenRecord {
+    fn known(&self, key: &CachedKey) -> WrittenRecord {
         let mut known = WrittenRecord::new();
         known.push_uuid(Field::EventId, self.request.uuid());
         known.push_time(self.decided);
         known.push(Field::Action, Action::Use.word());
-        known.push(Field::FirmId, key.firm_id.as_str());
-        known.push_uuid(Field::KeyId, key.id.uuid());
-        known.push(Field::KeyName, key.name.as_str());
-        known.push(Field::KeyPrefix, &key.prefix);
-        known.push_uuid(Field::Actor, key.id.uuid());
+        known.append(&key.recorded);
         known.push(Field::ClientIp, self.client.text());
         if let Some(user_agent) = &self.user_agent {
             known.push(Field::UserAgent, &self.printable(user_agent));

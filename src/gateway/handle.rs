@@ -116,7 +116,7 @@ impl Gateway {
     fn conclude(
         &self,
         decided: Result<Forwarded, Failure>,
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         unread: Option<Incoming>,
         leftover: Leftover,
     ) -> Response<AnswerBody> {
@@ -132,14 +132,14 @@ impl Gateway {
         }
     }
 
-    fn pass_on(&self, answer: Response<forward::UpstreamBody>, mut exchange: Exchange) -> Response<AnswerBody> {
+    fn pass_on(&self, answer: Response<forward::UpstreamBody>, mut exchange: Box<Exchange>) -> Response<AnswerBody> {
         exchange.answer(answer.status());
         let (mut parts, body) = answer.into_parts();
         decorate(&mut parts.headers, &exchange);
         Response::from_parts(parts, AnswerBody::upstream(body, exchange, self.cuts.clone()))
     }
 
-    fn open_tunnel(&self, answer: Response<()>, tunnel: Tunnel, mut exchange: Exchange) -> Response<AnswerBody> {
+    fn open_tunnel(&self, answer: Response<()>, tunnel: Tunnel, mut exchange: Box<Exchange>) -> Response<AnswerBody> {
         exchange.answer(answer.status());
         let (mut parts, ()) = answer.into_parts();
         decorate(&mut parts.headers, &exchange);
@@ -153,7 +153,7 @@ impl Gateway {
     }
 }
 
-fn refused(rejection: &Rejection, leftover: Leftover, mut exchange: Exchange, rest: Option<Rest>) -> Response<AnswerBody> {
+fn refused(rejection: &Rejection, leftover: Leftover, mut exchange: Box<Exchange>, rest: Option<Rest>) -> Response<AnswerBody> {
     exchange.refuse(rejection);
     let mut response = respond::refuse(rejection, exchange.request(), leftover);
     exchange.answer(response.status());

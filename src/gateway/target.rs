@@ -172,7 +172,7 @@ pub(super) fn squeezed(name: &HeaderName) -> Cow<'_, str> {
 fn is_plain(name: &str) -> bool {
     let (mut doubt, mut last) = (0, 0);
     for byte in name.bytes() {
-        let kind = kind(byte);
+        let kind = KINDS.get(usize::from(byte)).copied().unwrap_or(ODD);
         doubt |= kind & (last | ODD);
         last = kind;
     }
@@ -183,13 +183,21 @@ fn is_plain(name: &str) -> bool {
 const DASH: u8 = 1;
 /// In a name, what is neither letter nor digit nor dash.
 const ODD: u8 = 2;
+/// What each byte of a name is: [`DASH`], [`ODD`] or neither.
+const KINDS: [u8; 256] = kinds();
 
-fn kind(byte: u8) -> u8 {
-    match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => 0,
-        b'-' => DASH,
-        _ => ODD,
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
+const fn kinds() -> [u8; 256] {
+    let mut kinds = [ODD; 256];
+    let mut byte = 0_u8;
+    while byte < u8::MAX {
+        if byte.is_ascii_alphanumeric() {
+            kinds[byte as usize] = 0;
+        }
+        byte += 1;
     }
+    kinds[b'-' as usize] = DASH;
+    kinds
 }
 
 /// Whether a name would make an invalid field line of HTTP/1: the `http` crate lets a quotation mark through in names that
@@ -200,6 +208,9 @@ pub(super) fn is_no_token(name: &HeaderName) -> bool {
 
 fn check_method(parts: &Parts) -> Result<(), Rejection> {
     let method = parts.method.as_str();
+    if STANDARD_METHODS.contains(&method) {
+        return Ok(());
+    }
     if method.eq_ignore_ascii_case("CONNECT") {
         // RFC 8441: the only CONNECT that asks for something other than a tunnel to anywhere.
         let protocol = parts.extensions.get::<hyper::ext::Protocol>();
@@ -209,8 +220,7 @@ fn check_method(parts: &Parts) -> Result<(), Rejection> {
         return if is_websocket { Ok(()) } else { Err(method_refused()) };
     }
     // Methods are case-sensitive (RFC 9110 section 9.1), but not to every upstream: `delete` must not lead around a rule.
-    let is_disguised = |name: &str| method.eq_ignore_ascii_case(name) && method != name;
-    if STANDARD_METHODS.iter().any(|name| is_disguised(name)) {
+    if STANDARD_METHODS.iter().any(|name| method.eq_ignore_ascii_case(name)) {
         return Err(method_refused());
     }
     if method.eq_ignore_ascii_case("TRACE") || method.eq_ignore_ascii_case("TRACK") {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use moka::future::Cache;
 
-use crate::domain::{FirmTag, KeyDigest, KeyRecord};
+use crate::domain::{FirmTag, KeyDigest, KeyRecord, WrittenRecord};
 use crate::gateway::sign::AssertionCache;
 use crate::store::{Epoch, Partition};
 
@@ -19,6 +19,8 @@ const REFUSED_MAX: u64 = 10_000;
 pub struct CachedKey {
     /// The record, revoked or not when it was read.
     pub record: KeyRecord,
+    /// What each record of its uses says of it, written once.
+    pub recorded: WrittenRecord,
     /// Its firm's tag: a hash, made once.
     pub tag: FirmTag,
     /// Where it lives.
@@ -38,6 +40,7 @@ impl CachedKey {
     pub(super) fn new(record: KeyRecord, partition: Partition, read_at: Epoch, generation: u64) -> Arc<Self> {
         Arc::new(Self {
             tag: FirmTag::of(&record.firm_id),
+            recorded: WrittenRecord::of_key(&record),
             record,
             partition,
             read_at,

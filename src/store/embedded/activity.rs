@@ -16,9 +16,9 @@ use super::disk::failed;
 use super::noted::{Noted, Use};
 use super::schema::{self, Raw, Reading, Spelling, corrupt};
 use super::writer::Change;
-use crate::clock;
 use crate::domain::{Action, AuditRecord, Field, FirmId, KeyId, Outcome, Sequence, Timestamp, Unreadable, WrittenRecord};
 use crate::store::{ActivityPlace, AuditBatch, StoreError};
+use crate::{clock, tasks};
 
 /// Records removed by one batch at most, but for the rest of a block: more than a batch brings, so that trimming keeps up.
 const TRIMMED_PER_BATCH: u64 = 8_192;
@@ -28,6 +28,9 @@ const FIRMS_PER_BATCH: usize = 16;
 const HURRY_RECORDS: usize = 256;
 /// Ways are written at the latest when so many records have come since: what a reader has to look through meanwhile.
 const NEW_RECORDS_MAX: u64 = 16_384;
+/// Records read, and rows written, between two moments at which [requests may go first](tasks::give_way).
+const RECORDS_AT_ONCE: usize = 128;
+const ROWS_AT_ONCE: usize = 32;
 
 /// Where trimming goes on: it walks from firm to firm, a few with each batch.
 #[derive(Default)]
@@ -106,7 +109,10 @@ impl<'a> Taken<'a> {
 fn without_known(records: &[WrittenRecord], mark: u64) -> Result<(Vec<Taken<'_>>, u64), StoreError> {
     let mut last = mark;
     let mut fresh = Vec::with_capacity(records.len());
-    for record in records {
+    for (index, record) in records.iter().enumerate() {
+        if index.is_multiple_of(RECORDS_AT_ONCE) {
+            tasks::give_way();
+        }
         let (sequence, taken) = Taken::of(record).map_err(unreadable)?;
         let sequence = sequence.ok_or_else(|| corrupt("a spooled record has no sequence"))?;
         if sequence > last + 1 {
@@ -175,6 +181,7 @@ fn put_blocks(change: &mut Change<'_>, firm: &Spelling, mut taken: &[Taken<'_>])
 fn put_block(change: &mut Change<'_>, firm: &Spelling, taken: &[Taken<'_>], newest: Timestamp) -> Result<(), StoreError> {
     let Some(first) = taken.first().map(|taken| taken.entry.arrival) else { return Ok(()) };
     let ways = Ways { firm, newest, first };
+    tasks::give_way();
     change.activity.put(ways.block().bytes(), &block::write(taken.iter().map(|taken| taken.entry)))?;
     change.activity_new.put(&first.to_be_bytes(), ways.by_time().bytes())?;
     if taken.iter().any(|taken| taken.entry.action != Action::Use) {
@@ -194,6 +201,7 @@ pub(super) fn write_ways(change: &mut Change<'_>) -> Result<(), StoreError> {
     let (mut by_time, mut by_key, mut written) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
     for row in change.activity_new.table.iter().map_err(failed)? {
         let (number, way) = row.map_err(failed)?;
+        tasks::give_way();
         written.push(number.value().to_vec());
         let (firm, newest, first) = schema::firm_of_way(way.value())?;
         let ways = Ways { firm: &firm, newest, first };
@@ -209,7 +217,12 @@ pub(super) fn write_ways(change: &mut Change<'_>) -> Result<(), StoreError> {
         by_time.insert(ways.by_time().into_bytes(), (block.len() as u64).to_be_bytes());
     }
     by_time.iter().try_for_each(|(way, count)| change.activity_by_time.put(way, count))?;
-    by_key.iter().try_for_each(|(way, spent)| change.activity_by_key.put(way, spent))?;
+    for (index, (way, spent)) in by_key.iter().enumerate() {
+        if index.is_multiple_of(ROWS_AT_ONCE) {
+            tasks::give_way();
+        }
+        change.activity_by_key.put(way, spent)?;
+    }
     written.iter().try_for_each(|number| change.activity_new.remove(number))
 }
 
