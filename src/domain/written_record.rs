@@ -433,6 +433,7 @@ fn unreadable(field: Field, error: &dyn Display) -> Unreadable {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::{FrozenPermissions, KeyDigest, KeyName, KeyState, UserId};
     use super::*;
 
     #[test]
@@ -462,6 +463,47 @@ mod tests {
         known.push_number(Field::Status, 204);
         let record = known.read().unwrap();
         assert_eq!((record.outcome, record.status), (Outcome::Allowed, Some(204)));
+    }
+
+    #[test]
+    fn a_text_of_any_length_is_written_as_a_netstring() {
+        for length in [0, 1, 9, 10, 42, 99, 100, 101, 1000, 100_000] {
+            let (mut written, text) = (WrittenRecord::default(), "é".repeat(length / 2) + &"x".repeat(length % 2));
+            written.push(Field::Path, &text);
+            assert_eq!(written.bytes(), format!("P{length}:{text}").as_bytes());
+            assert_eq!(written.field(Field::Path), Some(text.as_str()));
+        }
+    }
+
+    #[test]
+    fn what_a_key_is_said_to_be_is_what_every_record_of_it_says() {
+        let record = AuditRecord::example(5);
+        let key = KeyRecord {
+            id: record.key_id,
+            digest: KeyDigest::from_bytes([7; 32]),
+            name: KeyName::parse("Zapier – Umsätze").unwrap(),
+            prefix: "assure_sk_abcde".into(),
+            firm_id: record.firm_id,
+            creator: UserId::parse("ann").unwrap(),
+            creator_name: None,
+            permissions: FrozenPermissions::default(),
+            created_at: record.time,
+            state: KeyState::Live,
+        };
+        let whole = WrittenRecord::from(AuditRecord::of_key(Action::Use, &key, &key.id.to_string(), record.event_id, record.replica));
+        let part = WrittenRecord::of_key(&key);
+        assert!(whole.bytes().windows(part.bytes().len()).any(|window| window == part.bytes()));
+    }
+
+    #[test]
+    fn fields_end_where_they_are_no_text_any_more() {
+        let mut bytes = b"a3:use".to_vec();
+        bytes.extend(b"P2:\xff\xff");
+        let written = WrittenRecord::from_bytes(&bytes);
+        let mut fields = written.fields();
+        assert_eq!(fields.next(), Some((Field::Action, "use")));
+        assert_eq!((fields.next(), fields.rest()), (None, &bytes[6..]));
+        assert!(written.texts().is_err());
     }
 
     #[test]
