@@ -1,4 +1,4 @@
-# The gateway as a small image: built from the locked sources, run as a numeric user that owns nothing but its data.
+# The gateway as a small image: built from the locked sources with a profile of its use, run as a numeric user that owns nothing but its data.
 #
 #   docker build --tag assure-gateway .
 #   docker run --publish 8080:8080 --volume assure-gateway:/var/lib/assure-gateway \
@@ -14,23 +14,26 @@
 
 FROM rust:1.95-slim-bookworm AS build
 # aws-lc is C and assembly: it needs a compiler and cmake, nothing from the network. The trust roots are for https
-# upstreams and key sets.
+# upstreams and key sets. What follows them trains the profile that the released binary is compiled with.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates cmake gcc g++ libc6-dev make \
-    && rm -rf /var/lib/apt/lists/*
+        nghttp2-client openssl python3 redis-server util-linux \
+    && rm -rf /var/lib/apt/lists/* \
+    && rustup component add llvm-tools
 WORKDIR /build
 # Only what the binary is made of, so that a changed test or document does not rebuild it.
 COPY Cargo.toml Cargo.lock ./
 COPY config config
 COPY src src
+COPY loadtest loadtest
 # Then all that the image has: the binary, the loader and the few libraries that it names, the trust roots.
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/build/target,sharing=locked \
-    cargo build --release --locked --bin assure-gateway \
-    && install -D target/release/assure-gateway /out/usr/local/bin/assure-gateway \
-    && ldd target/release/assure-gateway | grep -o '/[^ ]*' | xargs cp --parents --dereference --target-directory=/out \
+    loadtest/release \
+    && install -D target/released/assure-gateway /out/usr/local/bin/assure-gateway \
+    && ldd target/released/assure-gateway | grep -o '/[^ ]*' | xargs cp --parents --dereference --target-directory=/out \
     && cp --parents --dereference --target-directory=/out /etc/ssl/certs/ca-certificates.crt \
     && install -d -m 0700 /data
 

@@ -47,6 +47,11 @@ class Options:
     activity_records: int
     idle_connections: int
 
+    @classmethod
+    def for_training(cls, seconds):
+        """Of loads that nobody measures."""
+        return cls(1, seconds, 0, None, 0, 0, 0, 0, 0, 0)
+
 
 class Bench:
     """Runs suites on one machine."""
@@ -54,6 +59,12 @@ class Bench:
     def __init__(self, machine, options):
         self.machine, self.options = machine, options
         self.upstreams, self.started = [], 0
+
+    def start_upstreams(self):
+        """What every target forwards to: one process for each two of the load's cores."""
+        for number in range(max(1, len(self.machine.load_cores) // 2)):
+            command = [self.machine.loadgen, "upstream", "--listen", f"127.0.0.1:{self.machine.upstream_port}"]
+            self.upstreams.append(self.machine.workplace.start(command, self.machine.load_cores, f"upstream-{number}", self.machine.upstream_port))
 
     def run(self, suite):
         """All samples of a suite: a list of (row, {measure: [value of each round]})."""

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 from pathlib import Path
 
+from . import release
 from .install import REPOSITORY, find_program
 from .measure import BUSY_SHARE
 
@@ -125,7 +126,7 @@ def machine_text(machine, options):
              f"- {platform.system()} {platform.release()}, {memory_gib():.0f} GiB; load average at the start {os.getloadavg()[0]:.1f}.",
              f"- {options.rounds} rounds of {options.seconds:g} s each, interleaved, after {options.warm_seconds:g} s of warming; medians; ± is "
              "the highest round less the lowest, as a share of the median.",
-             f"- gateway {revision()}; " + "; ".join(versions(machine)) + "."]
+             f"- gateway {revision()}, {'as released' if machine.gateway.is_relative_to(release.FOLDER) else 'built without a profile'}; " + "; ".join(versions(machine)) + "."]
     return "\n".join(lines)
 
 
