@@ -23,7 +23,7 @@ LINE = {
     "coherence": ["coherence/"],
     "admit": ["gateway/admit.rs"],
     "limit": ["gateway/limit/", "domain/window.rs", "store/embedded/windows.rs"],
-    "policy": ["gateway/policy.rs", "domain/permission.rs", "domain/route.rs"],
+    "policy": ["gateway/policy.rs", "gateway/policy/", "domain/permission.rs", "domain/route.rs"],
     "sign": ["gateway/sign.rs", "signing/"],
     "exchange": ["gateway/exchange.rs", "gateway/client_address.rs"],
     "audit": ["audit/", "domain/audit_record.rs"],

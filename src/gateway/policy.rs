@@ -1,8 +1,11 @@
 //! Step 5: what this key may ask for (K9, K10, K11).
 //!
-//! Routes are tried in the operator's order and the first match decides. Matching looks at the very segments that
+//! The first route in the operator's order that matches decides; `index` finds it. Matching looks at the very segments that
 //! will be forwarded, percent-decoded; `target` has refused every path that could be read in two ways. A deny rule
 //! covers a little more than it says: a trailing slash, a `;parameter` or an extension does not lead around it.
+
+mod index;
+mod pattern;
 
 use std::sync::Arc;
 
@@ -13,6 +16,8 @@ use crate::config;
 use crate::domain::{Rejection, RouteId};
 use crate::metrics::{Metrics, RouteMetrics};
 
+use self::index::Index;
+use self::pattern::{Breadth, Pattern};
 use super::admit::Principal;
 use super::forward::{Forwarder, Share, Upstream, Websocket};
 use super::limit::Allowance;
@@ -22,6 +27,7 @@ use super::target::Target;
 #[derive(Debug)]
 pub struct Policy {
     routes: Vec<Arc<Route>>,
+    index: Index,
 }
 
 /// One rule.
@@ -121,7 +127,12 @@ impl Policy {
         metrics: &Metrics,
     ) -> Result<Self, RouteError> {
         let compile = |route| Route::compile(route, assertion, forwarder, metrics).map(Arc::new);
-        Ok(Self { routes: routes.iter().map(compile).collect::<Result<_, _>>()? })
+        let routes: Vec<Arc<Route>> = routes.iter().map(compile).collect::<Result<_, _>>()?;
+        let mut index = Index::default();
+        for (place, route) in routes.iter().enumerate() {
+            index.add(place, route.host.as_deref(), &route.pattern, route.breadth());
+        }
+        Ok(Self { routes, index })
     }
 
     /// The first route that matches.
@@ -129,7 +140,8 @@ impl Policy {
     /// # Errors
     /// [`Rejection::RouteUnknown`].
     pub fn route(&self, target: &Target, method: &Method) -> Result<&Arc<Route>, Rejection> {
-        self.routes.iter().find(|route| route.matches(target, method)).ok_or(Rejection::RouteUnknown)
+        let place = self.index.first(target, |place| self.routes.get(place).is_some_and(|route| route.takes(method)));
+        place.and_then(|place| self.routes.get(place)).ok_or(Rejection::RouteUnknown)
     }
 }
 
@@ -205,21 +217,21 @@ impl Route {
         })
     }
 
-    fn matches(&self, target: &Target, method: &Method) -> bool {
-        let breadth = match self.action {
+    fn breadth(&self) -> Breadth {
+        match self.action {
             RouteAction::Deny(_) => Breadth::Deny,
             RouteAction::Forward(_) => Breadth::Exact,
-        };
+        }
+    }
+
+    fn takes(&self, method: &Method) -> bool {
         self.methods.as_ref().is_none_or(|methods| methods.contains(method))
-            && self.host.as_ref().is_none_or(|host| **host == *target.host())
-            && self.pattern.matches(target, breadth)
     }
 
     /// Whether every place in which the route names a firm names this one (K10).
     fn names_only(&self, firm: &str, target: &Target) -> bool {
-        let in_path = self.pattern.firms(target).all(|named| named == firm);
-        let in_query = self.firm_query.as_deref().is_none_or(|name| target.query_values(name).all(|named| named == firm));
-        in_path && in_query
+        let in_query = || self.firm_query.as_deref().is_none_or(|name| target.query_values(name).all(|named| named == firm));
+        self.pattern.names_only(firm, target) && in_query()
     }
 }
 
@@ -229,64 +241,5 @@ impl Destination {
             Some(prefix) => target.without_prefix(prefix),
             None => target.path_and_query().clone(),
         }
-    }
-}
-
-/// How widely a pattern is taken.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Breadth {
-    /// What it says.
-    Exact,
-    /// Also with a trailing slash, `;parameters` or an extension.
-    Deny,
-}
-
-/// A path pattern.
-#[derive(Debug)]
-struct Pattern {
-    segments: Vec<Segment>,
-    /// `**` at the end: any number of further segments.
-    open: bool,
-    /// A slash at the end.
-    slash: bool,
-}
-
-#[derive(Debug)]
-enum Segment {
-    Literal(Box<str>),
-    Any,
-    Firm,
-}
-
-impl Pattern {
-    fn compile(text: &str) -> Self {
-        let body = text.strip_prefix('/').unwrap_or(text);
-        let (body, open) = match body.strip_suffix("**") {
-            Some(front) => (front.strip_suffix('/').unwrap_or(front), true),
-            None => (body, false),
-        };
-        let slash = !open && text.ends_with('/');
-        let segments = body.split('/').filter(|segment| !segment.is_empty()).map(|segment| match segment {
-            "*" => Segment::Any,
-            "{firm}" => Segment::Firm,
-            literal => Segment::Literal(literal.into()),
-        });
-        Self { segments: segments.collect(), open, slash }
-    }
-
-    fn matches(&self, target: &Target, breadth: Breadth) -> bool {
-        let mut asked = target.segments();
-        let fits = self.segments.iter().all(|segment| {
-            asked.next().is_some_and(|asked| match segment {
-                Segment::Any | Segment::Firm => true,
-                Segment::Literal(literal) => *asked.text == **literal || (breadth == Breadth::Deny && asked.is_form_of(literal)),
-            })
-        });
-        let ends_well = self.open || asked.next().is_none() && (breadth == Breadth::Deny || target.has_trailing_slash() == self.slash);
-        fits && ends_well
-    }
-
-    fn firms<'a>(&'a self, target: &'a Target) -> impl Iterator<Item = &'a str> {
-        self.segments.iter().zip(target.segments()).filter(|(segment, _)| matches!(segment, Segment::Firm)).map(|(_, asked)| asked.text)
     }
 }

@@ -45,6 +45,21 @@ pub struct Segment<'a> {
     pub text: &'a str,
 }
 
+/// The segments of a path that are still to come.
+#[derive(Clone, Copy, Debug)]
+pub struct Segments<'a>(Option<&'a str>);
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = Segment<'a>;
+
+    fn next(&mut self) -> Option<Segment<'a>> {
+        let rest = self.0?;
+        let (text, rest) = rest.split_once('/').map_or((rest, None), |(text, rest)| (text, Some(rest)));
+        self.0 = rest;
+        Some(Segment { text })
+    }
+}
+
 impl Segment<'_> {
     /// Whether an upstream may take this segment for `name`: it is `name`, or `name` with parameters or an added
     /// extension, or followed by white space, which some trim. Deny rules ask this, so that `reset;x=1`, `reset.json` and
@@ -67,10 +82,10 @@ impl Target {
     }
 
     /// The segments of [`Target::path`], without the empty one after a trailing slash. `/` and `*` have none.
-    pub fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
-        let mut rest = self.path().strip_prefix('/').unwrap_or("");
-        rest = rest.strip_suffix('/').unwrap_or(rest);
-        (!rest.is_empty()).then_some(rest).into_iter().flat_map(|rest| rest.split('/')).map(|text| Segment { text })
+    pub fn segments(&self) -> Segments<'_> {
+        let rest = self.path().strip_prefix('/').unwrap_or("");
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        Segments((!rest.is_empty()).then_some(rest))
     }
 
     /// Whether the path ends with a slash; kept when forwarding, ignored by deny rules.
