@@ -218,6 +218,10 @@ impl Replay {
     /// So many bytes of them need not be read again.
     pub(super) fn release(&mut self, count: usize) {
         self.sniffed.advance(count.min(self.sniffed.len()));
+        if self.sniffed.is_empty() {
+            // An empty rest holds the whole of what it is the rest of, as long as the connection lasts.
+            self.sniffed = Bytes::new();
+        }
     }
 
     /// Has the bytes that were read last read again.

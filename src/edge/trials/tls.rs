@@ -2,6 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use rustls::CipherSuite;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio_rustls::TlsConnector;
+
 use super::*;
 use crate::dial::{Dialer, Endpoint, Scheme, Version};
 
@@ -42,6 +47,29 @@ async fn tls_speaks_the_version_that_alpn_settles() {
     edge.tasks.spawn("client", async move { drop(connection.await) });
     assert_eq!(text_of(sender.send_request(get("/")).await.unwrap()).await, (200, "127.0.0.1 true HTTP/2.0".into()));
     assert!(dial(&edge, &certificate, &[b"foo"]).await.is_err(), "an unknown protocol was agreed to");
+}
+
+/// What is settled with a client that puts these suites first, in this order.
+async fn settled(edge: &Edge, ca: &Path, first: [CipherSuite; 2]) -> CipherSuite {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| first.iter().position(|wanted| *wanted == suite.suite()).unwrap_or(first.len()));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions().unwrap();
+    let connector = TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()));
+    let stream = connector.connect("localhost".try_into().unwrap(), edge.connect().await).await.unwrap();
+    stream.get_ref().1.negotiated_cipher_suite().unwrap().suite()
+}
+
+#[tokio::test]
+async fn the_fastest_suite_is_settled_unless_the_client_has_no_aes() {
+    use CipherSuite::{TLS13_AES_128_GCM_SHA256 as SHORT, TLS13_AES_256_GCM_SHA384 as LONG, TLS13_CHACHA20_POLY1305_SHA256 as CHACHA};
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = certify(folder.path(), "first", 10);
+    let edge = Edge::start(Options::new("edge"), Some(Tls::load(&certificate, &key).unwrap()));
+    for (first, wanted) in [([SHORT, LONG], SHORT), ([LONG, SHORT], SHORT), ([LONG, CHACHA], SHORT), ([CHACHA, LONG], CHACHA)] {
+        assert_eq!(settled(&edge, &certificate, first).await, wanted, "of {first:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
