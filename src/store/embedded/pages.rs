@@ -4,7 +4,7 @@
 //! record than those that are open, and takes the newest of them all: a page costs the few blocks it lies in.
 
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 use std::time::Duration;
 
 use redb::{AccessGuard, ReadTransaction, ReadableTable, TableHandle};
@@ -230,6 +230,33 @@ pub(super) fn record_of(entry: &Entry<'_>) -> Result<AuditRecord, StoreError> {
 pub(super) struct Start {
     pub(super) wall: Timestamp,
     pub(super) boot: BootInstant,
+}
+
+/// Firms that have blocks to which no way by key leads yet, as their rows begin.
+pub(super) fn firms_with_new_blocks(snapshot: &ReadTransaction) -> Result<HashSet<Vec<u8>>, StoreError> {
+    let new = snapshot.open_table(schema::ACTIVITY_NEW).map_err(failed)?;
+    let firm = |way: &[u8]| schema::firm_of_way(way).map(|(firm, ..)| firm.bytes().to_vec());
+    new.iter().map_err(failed)?.map(|row| firm(row.map_err(failed)?.1.value())).collect()
+}
+
+/// Whether two short looks show that `key` has spent nothing since a moment: its firm is none of those that had new blocks, and no
+/// way by key leads to a block of so late.
+pub(super) fn has_surely_rested(
+    snapshot: &ReadTransaction,
+    key: KeyId,
+    since: Timestamp,
+    had_new_blocks: &HashSet<Vec<u8>>,
+) -> Result<bool, StoreError> {
+    let keys = snapshot.open_table(schema::KEYS).map_err(failed)?;
+    let Some(record) = schema::record_in(&keys, key)? else { return Ok(true) };
+    let firm = schema::of_firm(&record.firm_id);
+    if had_new_blocks.contains(firm.bytes()) {
+        return Ok(false);
+    }
+    let by_key = snapshot.open_table(schema::ACTIVITY_BY_KEY).map_err(failed)?;
+    let of_key = firm.uuid(key.uuid());
+    let (first, end) = (of_key.clone().time(since), of_key.end());
+    Ok(by_key.range::<&[u8]>(first.bytes()..end.bytes()).map_err(failed)?.next().is_none())
 }
 
 /// The permits that `key` spent in the `span` before this start, as moments of this uptime. A record of the
