@@ -155,6 +155,7 @@ async fn start(config: &Config) -> Result<Started, StartError> {
     coherence.recall_from(Box::new(move |partition| uses.upgrade().map(|limiter| limiter.recall(partition)).unwrap_or_default()));
     let namespace = KeyNamespace::parse(&config.keys.prefix).expect("config checks keys.prefix");
     let keyring = Arc::new(Keyring::new(store.clone(), coherence.clone(), &metrics));
+    tasks.spawn("key cache", keyring.clone().keep(tasks.stopping()));
     let gateway = Arc::new(Gateway {
         namespace: namespace.clone(),
         cuts: Cuts::new(keyring.clone()),

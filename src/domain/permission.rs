@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 /// The creator's permissions at the moment of creation: sorted, without repeats, immutable, cheap to clone.
-#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, serde::Serialize)]
 #[serde(transparent)]
 pub struct FrozenPermissions(Arc<[Box<str>]>);
 

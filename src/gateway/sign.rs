@@ -54,6 +54,15 @@ pub struct Signer {
 #[derive(Debug, Default)]
 pub struct AssertionCache(Mutex<Vec<Shared>>);
 
+impl AssertionCache {
+    /// Gives up what will not be shown any more: of a key that rests, they are most of what it takes.
+    pub(super) fn forget_stale(&self, now: Timestamp) {
+        let mut cache = self.0.lock();
+        cache.retain(|shared| shared.fresh_from <= now && now < shared.fresh_until);
+        cache.shrink_to_fit();
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     generation: u64,
@@ -118,6 +127,8 @@ impl Signer {
         }
         let (value, valid_for) = self.sign(grant, now, None);
         cache.retain(|shared| shared.generation == self.generation && *shared.upstream != **grant.upstream_name());
+        // A list grows by four at first, and most keys are used for one upstream.
+        cache.reserve_exact(1);
         cache.push(Shared {
             generation: self.generation,
             upstream: grant.upstream_name().clone(),
@@ -153,5 +164,30 @@ impl Signer {
 
     fn valid_for(&self, proven_until: BootInstant) -> Duration {
         self.lifetime.min(proven_until.plus(BEYOND_PROOF_MAX).since(clock::boot_now()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resting_key_gives_up_its_assertions_and_a_busy_one_keeps_them() {
+        let at = |second: i64| Timestamp::from_micros(second * 1_000_000);
+        let shared = |from, until| Shared {
+            generation: 1,
+            upstream: "ledger".into(),
+            value: HeaderValue::from_static("signed"),
+            fresh_from: at(from),
+            fresh_until: at(until),
+        };
+        let cache = AssertionCache::default();
+        cache.0.lock().extend([shared(0, 15), shared(10, 25)]);
+        cache.forget_stale(at(14));
+        assert_eq!(cache.0.lock().len(), 2);
+        cache.forget_stale(at(20));
+        assert_eq!(cache.0.lock().iter().map(|kept| kept.fresh_from).collect::<Vec<_>>(), [at(10)]);
+        cache.forget_stale(at(9));
+        assert_eq!(cache.0.lock().capacity(), 0, "signed in what is the future since the clock was set back");
     }
 }

@@ -17,6 +17,9 @@ pub const LOCAL_ISSUER: &str = "urn:assure-gateway:local";
 /// `aud` of the tokens that `assure-gateway token` makes.
 pub const LOCAL_AUDIENCE: &str = "assure-gateway-admin";
 
+/// A signature of either kind in base64url: 64 bytes.
+const SIGNATURE_CHARS: usize = 86;
+
 /// The keys of one purpose: the first signs, all are published.
 #[derive(Debug)]
 pub struct KeyRing {
@@ -54,7 +57,8 @@ impl KeyRing {
     pub fn sign<C: Serialize>(&self, claims: &C) -> String {
         let key = self.current();
         let payload = serde_json::to_vec(claims).expect("claims are plain data");
-        let mut token = String::with_capacity(key.header().len() + payload.len() * 4 / 3 + 96);
+        // Exactly as long as it will be, because it is kept.
+        let mut token = String::with_capacity(key.header().len() + (payload.len() * 4).div_ceil(3) + SIGNATURE_CHARS + 2);
         token.push_str(key.header());
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(&payload, &mut token);

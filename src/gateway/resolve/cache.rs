@@ -1,18 +1,22 @@
 //! Two bounded caches over key digests: live keys, and refused ones.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use moka::future::Cache;
+use parking_lot::Mutex;
 
-use crate::domain::{FirmTag, KeyDigest, KeyRecord, WrittenRecord};
+use crate::domain::{FirmTag, FrozenPermissions, KeyDigest, KeyRecord, WrittenRecord};
 use crate::gateway::sign::AssertionCache;
 use crate::store::{Epoch, Partition};
 
-/// Live keys kept; at about 1 KiB each with their assertions, 100 MiB at most.
+/// Live keys kept; at about 600 bytes each and 700 more for an assertion while it is fresh, 120 MiB at most.
 const LIVE_KEYS_MAX: u64 = 100_000;
 /// Refused digests kept; a stranger's flood turns over in here and nowhere else.
 const REFUSED_MAX: u64 = 10_000;
+/// Different sets of permissions that are shared at a time; firms have a handful of roles, and most firms the same.
+const SHARED_SETS_MAX: usize = 1024;
 
 /// A live key as it was read from the store.
 #[derive(Debug)]
@@ -75,10 +79,61 @@ pub(super) enum Refused {
 pub(super) struct KeyCache {
     pub(super) live: Cache<KeyDigest, Arc<CachedKey>>,
     pub(super) refused: Cache<KeyDigest, Refused>,
+    /// Sets of permissions that several keys have.
+    shared_sets: Mutex<HashSet<FrozenPermissions>>,
 }
 
 impl KeyCache {
     pub(super) fn new() -> Self {
-        Self { live: Cache::new(LIVE_KEYS_MAX), refused: Cache::new(REFUSED_MAX) }
+        Self { live: Cache::new(LIVE_KEYS_MAX), refused: Cache::new(REFUSED_MAX), shared_sets: Mutex::default() }
+    }
+
+    /// The record as it is kept: without what only lists show, and with equal sets of permissions in one place.
+    pub(super) fn lean(&self, record: KeyRecord) -> KeyRecord {
+        let mut sets = self.shared_sets.lock();
+        if sets.len() >= SHARED_SETS_MAX {
+            sets.clear();
+        }
+        let permissions = sets.get(&record.permissions).cloned().unwrap_or_else(|| {
+            sets.insert(record.permissions.clone());
+            record.permissions.clone()
+        });
+        KeyRecord { creator_name: None, permissions, ..record }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{FirmId, KeyId, KeyName, KeyNamespace, KeySecret, KeyState, Timestamp, UserId};
+
+    fn record(permission: &str) -> KeyRecord {
+        let firm_id = FirmId::parse("firm-1").unwrap();
+        let secret = KeySecret::generate(&KeyNamespace::parse("assure").unwrap(), &firm_id);
+        KeyRecord {
+            id: KeyId::new(uuid::Uuid::nil()),
+            digest: secret.digest(),
+            name: KeyName::parse("a key").unwrap(),
+            prefix: secret.display_prefix().into(),
+            firm_id,
+            creator: UserId::parse("ann").unwrap(),
+            creator_name: Some("Ann".into()),
+            permissions: FrozenPermissions::freeze([permission]),
+            created_at: Timestamp::from_micros(0),
+            state: KeyState::Live,
+        }
+    }
+
+    #[test]
+    fn keys_with_the_same_permissions_keep_them_once_and_others_their_own() {
+        let cache = KeyCache::new();
+        let place = |record: &KeyRecord| record.permissions.names().next().unwrap().as_ptr();
+        let (one, other, third) = (cache.lean(record("a")), cache.lean(record("a")), cache.lean(record("b")));
+        assert_eq!(place(&one), place(&other));
+        assert_eq!((one.permissions, third.permissions), (FrozenPermissions::freeze(["a"]), FrozenPermissions::freeze(["b"])));
+        for number in 0..SHARED_SETS_MAX * 2 {
+            cache.lean(record(&number.to_string()));
+        }
+        assert!(cache.shared_sets.lock().len() <= SHARED_SETS_MAX);
     }
 }

@@ -4,8 +4,10 @@
 //! was asked in the order that protocol 1 proves: tombstones up to `applied`, then `valid_until`, then `applied` again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::coherence::Coherence;
@@ -20,6 +22,11 @@ use super::running::LOOKS_AT_ONCE;
 
 /// A look-up that races with a change is repeated once; the second race is answered with 503.
 const ATTEMPTS: usize = 2;
+
+/// How often the cache is swept: twice in the time for which an assertion is fresh by default. A sweep of a full cache takes 20 ms.
+const SWEEP_PAUSE: Duration = Duration::from_secs(7);
+/// Keys looked at before others get their turn: some tens of microseconds.
+const SWEPT_AT_ONCE: usize = 256;
 
 /// Knows keys by their digests.
 #[derive(Debug)]
@@ -133,6 +140,19 @@ impl Keyring {
         if clock::boot_now() < valid_until && is_same { Standing::Live(valid_until) } else { Standing::Unproven }
     }
 
+    /// Gives up, every so often, what resting keys have of assertions.
+    pub async fn keep(self: Arc<Self>, stopping: CancellationToken) {
+        while stopping.run_until_cancelled(tokio::time::sleep(SWEEP_PAUSE)).await.is_some() {
+            let now = clock::wall_now();
+            for (place, (_, key)) in self.cache.live.iter().enumerate() {
+                key.assertions.forget_stale(now);
+                if place % SWEPT_AT_ONCE == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
     pub(super) async fn look_up(&self, tag: FirmTag, digest: KeyDigest) -> Result<Arc<CachedKey>, Miss> {
         if let Some(key) = self.cache.live.get(&digest).await {
             self.metrics.key_cache_hits.inc();
@@ -190,7 +210,7 @@ impl Keyring {
         };
         let is_dead = self.coherence.is_revoked(&digest) && !mutants::active(Mutant::FillUntested);
         let is_live = record.state == KeyState::Live && !is_dead;
-        let key = CachedKey::new(record, found.partition, found.epoch, generation);
+        let key = CachedKey::new(self.cache.lean(record), found.partition, found.epoch, generation);
         if mutants::active(Mutant::FillUntested) {
             key.verify_at(self.coherence.applied(found.partition));
         }
@@ -201,7 +221,6 @@ impl Keyring {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::Ordering;
-    use std::time::Duration;
 
     use http::{HeaderMap, HeaderValue};
     use uuid::Uuid;
