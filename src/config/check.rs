@@ -4,6 +4,7 @@
 //! where the same field, or one inside or around it, has been refused already: its value is then only a default. What
 //! is odd but may be meant goes to `warnings`, never here.
 
+mod covering;
 mod routes;
 mod store;
 mod upstreams;
