@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
-from . import keys
+from . import backlog, keys
 from .check import check
 from .install import find_program, say
 from .processes import wait_until
@@ -46,6 +46,7 @@ class Options:
     scale_keys: int
     activity_records: int
     idle_connections: int
+    backlog_mib: int = 64
 
     @classmethod
     def for_training(cls, seconds):
@@ -111,9 +112,14 @@ class Bench:
         """As fast as it goes."""
         if row.is_cold:
             target.restart()
+        elif row.fills and not target.is_full:
+            # Each of its keys once, so that what is measured is measured with all of them in the cache.
+            self.load(row, target, requests=row.load["keys"][1])
+            target.is_full = True
         else:
             self.load(row, target, seconds=self.options.warm_seconds)
-        return {**self.charged(target, lambda: self.load(row, target), row.expect), **sizes(target)}
+        cached = {"cached_keys": target.metric("key_cache_entries")} if row.fills else {}
+        return {**self.charged(target, lambda: self.load(row, target), row.expect), **sizes(target), **cached}
 
     def open(self, row, target, rate):
         """At a fixed rate, whatever the answers do."""
@@ -181,16 +187,11 @@ class Bench:
         return {name: statistics.median(values) for name, values in samples.items()}
 
     def backlog(self, row, target):
-        """A gateway is ended without warning under load; how fast the next one is ready, which ships what is in the spool first."""
-        flood = self.spawn(row, target, {**row.load, "seconds": self.options.seconds + COUNTED_SECONDS_MAX})
-        try:
-            time.sleep(self.options.seconds)
-            left = target.metric("audit_spool_bytes")
-            with_it = killed_and_started(target)
-        finally:
-            flood.kill()
-            flood.wait()
-        return {"backlog_mib": left / 2**20, "start_s": with_it, "empty_start_s": killed_and_started(target)}
+        """How long a start takes that ships a backlog before it serves, and how long one that has none."""
+        left = backlog.make(target, lambda records: self.load(row, target, requests=records), self.options.backlog_mib * 2**20)
+        seconds, records = backlog.ship(target)
+        return {"backlog_mib": left / 2**20, "start_s": seconds, "mib_per_s": left / 2**20 / seconds, "records": records,
+                "records_per_s": records / seconds, "empty_start_s": killed_and_started(target)}
 
     def latency_rate(self, results):
         """0.8 times what the gateway does (or the first target, where it is not among them), or what the caller chose."""

@@ -15,7 +15,8 @@ VERSIONS = {"nginx": ["nginx", "-v"], "HAProxy": ["haproxy", "-v"], "Redis": ["r
 
 COLUMNS = {
     "activity": {"newest, ms": "page_ms", "of one key, ms": "key_ms", "creations, ms": "action_ms", "until a moment, ms": "until_ms"},
-    "backlog": {"left in the spool, MiB": "backlog_mib", "start with it, s": "start_s", "start without, s": "empty_start_s"},
+    "backlog": {"in the spool, MiB": "backlog_mib", "records": "records", "start with it, s": "start_s", "MiB / s": "mib_per_s", "records / s": "records_per_s",
+                "start without, s": "empty_start_s"},
 }
 
 
@@ -39,15 +40,19 @@ def table(suite, results, rate):
         return plain_table(results, COLUMNS[suite.kind])
     measure = next((samples for row, samples in results if row.target.__name__ == "Nginx"), None)
     heads = ["target", "µs CPU / request", "± ", "Redis µs", "requests / s", "± ", "RSS MiB", "PSS MiB"]
+    counts_keys = any("cached_keys" in samples for _, samples in results)
+    heads += ["keys in the cache"] if counts_keys else []
     heads += ["CPU × nginx", "throughput × nginx"] if measure else []
     heads += [f"{name} ms at {rate:,.0f}/s" for name in ("p50", "p99", "p99.9")] if rate else []
-    return markdown(heads, [line(row, samples, measure, rate) for row, samples in results])
+    return markdown(heads, [line(row, samples, measure, rate, counts_keys) for row, samples in results])
 
 
-def line(row, samples, measure, rate):
+def line(row, samples, measure, rate, counts_keys):
     cells = [row.label + mark(row, samples), number(median(samples, "cpu_us"), 1), percent(spread(samples, "cpu_us")),
              number(median(samples, "helper_us"), 1) if median(samples, "helper_us") else "", number(median(samples, "rate"), 0),
              percent(spread(samples, "rate")), number(median(samples, "rss_mib"), 1), number(median(samples, "pss_mib"), 1)]
+    if counts_keys:
+        cells.append(number(median(samples, "cached_keys"), 0))
     if measure:
         cells += [ratio(samples, measure, "cpu_us"), ratio(samples, measure, "rate")]
     if rate:

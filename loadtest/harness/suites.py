@@ -14,6 +14,8 @@ REAL_LIMIT = 1000
 COLD_RATE = 1000
 GOOD_KEYS = 2000
 KEYS_PER_LOG = 64
+# What the gateway's cache holds at most.
+CACHED_KEYS = 100_000
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Row:
     right_min: float = 0.99
     # Started anew before each round, so that nothing is remembered.
     is_cold: bool = False
+    # Each key is used once before the first round, so that as many as can be are in the cache.
+    fills: bool = False
 
     @property
     def label(self):
@@ -64,9 +68,10 @@ def suites(options, cores):
                               about=f"1 KiB answers, keep-alive, {CONNECTIONS} connections."),
         "whole-job": Suite("The whole job: key, limit, assertion, log", rows([Nginx, *JOB]), latency=True,
                            about="As pass-through, with 64 keys; nginx, which only forwards, is the measure."),
-        "cold-keys": Suite("Cold keys", [Row(target, Setup(keys=options.cold_keys), {"requests": options.cold_keys, "rate": COLD_RATE}, is_cold=True)
-                                         for target in (Gateway, GatewayRedis, NginxLua)],
-                           about=f"The proxy is started anew, then each of {options.cold_keys:,} keys is used once, at a fixed rate."),
+        "cold-keys": Suite("Cold keys", [Row(target, Setup(keys=options.cold_keys), {"requests": options.cold_keys, "rate": COLD_RATE}, note, is_cold=note == "first use")
+                                         for target in (Gateway, GatewayRedis, NginxLua) for note in ("first use", "second use")],
+                           about=f"The proxy is started anew, then each of {options.cold_keys:,} keys is used once, at a fixed rate; then once more, so that "
+                                 "what such a rate costs by itself can be told from what the first use adds."),
         "many-keys": Suite("One key and many", [Row(target, many, {"keys": (0, count)}, f"{count:,} key{'s' if count > 1 else ''}")
                                                 for target in (Gateway, GatewayRedis, NginxSidecar, HaProxyJob) for count in (1, options.many_keys)],
                            about="The same target asked with its first key alone, and with all in turn."),
@@ -94,7 +99,8 @@ def suites(options, cores):
                                                        for target in (Gateway, GatewayRedis) for records in record_counts(options.activity_records)],
                           kind="activity", about="A page of 100 records through the admin API, in milliseconds; each firm has an eighth of the records."),
         "backlog": Suite("What an earlier life left in the spool", rows([Gateway, GatewayRedis]), kind="backlog",
-                         about="The gateway is ended with SIGKILL under load and started again: it ships what is left before it serves."),
+                         about=f"A backup of the store is put back after {options.backlog_mib:,} MiB of the spool were written: the next start ships them before it "
+                               "serves."),
     }
 
 
@@ -113,11 +119,17 @@ def scale(options):
         Row(Gateway, note="as it is"),
         Row(Gateway, Setup(routes=1000), {"path": "/v1/route-{n}/17", "paths": 1000}, "1,000 routes"),
         Row(Gateway, Setup(upstreams=100), {"path": "/v1/service-{n}/17", "paths": 100}, "100 upstreams"),
-        Row(Gateway, Setup(keys=options.scale_keys), {"keys": (0, min(options.scale_keys, 100_000))}, f"{options.scale_keys:,} keys in the store"),
+        many_keys(Gateway, options.scale_keys),
         Row(GatewayRedis, note="as it is"),
-        Row(GatewayRedis, Setup(keys=options.scale_keys), {"keys": (0, min(options.scale_keys, 100_000))}, f"{options.scale_keys:,} keys in the store"),
+        many_keys(GatewayRedis, options.scale_keys),
         *[Row(GatewayRedis, Setup(replicas=count), note=f"{count} replicas") for count in (2, 4, 8)],
     ]
+
+
+def many_keys(target, count):
+    """So many keys in the store, and of them as many in use as the cache holds."""
+    used = min(count, CACHED_KEYS)
+    return Row(target, Setup(keys=count), {"keys": (0, used)}, f"{count:,} keys in the store, {used:,} in use", fills=True)
 
 
 def record_counts(most):

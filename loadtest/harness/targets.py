@@ -17,7 +17,7 @@ from pathlib import Path
 
 from . import keys
 from .install import LUA_MODULE, find_program
-from .processes import free_port, wait_until
+from .processes import START_WAIT_S, free_port, wait_until
 
 LOADTEST = Path(__file__).resolve().parents[1]
 PEERS = LOADTEST / "peers"
@@ -70,7 +70,7 @@ class Target:
         self.port = free_port()
         # Where it is asked: each address gets its share of a load.
         self.ports = [self.port]
-        self.records = 0
+        self.records, self.is_full = 0, False
         # Charged as the proxy, and charged beside it.
         self.proxies, self.helpers, self.keys = [], [], []
 
@@ -121,8 +121,8 @@ class Target:
         self.proxies.append(process)
         return process
 
-    def start_redis(self):
-        port = free_port()
+    def start_redis(self, port=None):
+        port = port or free_port()
         command = [find_program("redis-server"), "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes",
                    "--appendfsync", "everysec", "--dir", self.folder]
         self.helpers.append(self.machine.workplace.start(command, self.machine.load_cores, f"{self.name}-redis", port, self.folder))
@@ -136,6 +136,7 @@ class Gateway(Target):
     does_the_job = True
     template = LOADTEST / "gateway-embedded.yaml"
     with_redis = False
+    ready_wait_s = START_WAIT_S
 
     def start(self):
         self.admin_port, self.ops_port = free_port(), free_port()
@@ -144,12 +145,22 @@ class Gateway(Target):
         tls = f'{{ certificate: "{certificate}", private_key: "{certificate.with_suffix(".key")}" }}' if self.setup.tls else "null"
         self.config = self.fill(self.template, ADMIN_PORT=self.admin_port, OPS_PORT=self.ops_port, REDIS_PORT=self.redis_port, TLS=tls,
                                 MORE_UPSTREAMS=self.more_upstreams(), MORE_ROUTES=self.more_routes())
+        if self.setup.keys >= keys.IMPORTED_FROM:
+            self.keys = keys.imported(self.machine.gateway, self.config, self.setup.keys)
         self.launch()
-        self.keys = keys.create(self.machine.gateway, self.config, self.admin_port, self.setup.keys) if self.setup.keys else []
+        if self.setup.keys and not self.keys:
+            self.keys = keys.create(self.machine.gateway, self.config, self.admin_port, self.setup.keys)
+
+    def resume(self):
+        """Starts what `stop` has ended, with what it left on disk."""
+        if self.with_redis:
+            self.start_redis(self.redis_port)
+        self.launch()
 
     def launch(self):
-        process = self.launch_proxy([self.machine.gateway, "run", "--config", self.config])
-        wait_until(self.is_ready, process)
+        process = self.machine.workplace.start([self.machine.gateway, "run", "--config", self.config], self.cores, self.name, folder=self.folder)
+        self.proxies.append(process)
+        wait_until(self.is_ready, process, self.ready_wait_s)
 
     def is_ready(self):
         with contextlib.suppress(OSError, urllib.error.HTTPError):
@@ -200,7 +211,7 @@ class Replica(GatewayRedis):
         super().__init__(first.machine, replace(first.setup, replicas=1, keys=0), f"{first.name}-{number}")
         self.redis_port = first.redis_port
 
-    def start_redis(self):
+    def start_redis(self, port=None):
         return self.redis_port
 
 
