@@ -51,7 +51,7 @@ class Options:
     @classmethod
     def for_training(cls, seconds):
         """Of loads that nobody measures."""
-        return cls(1, seconds, 0, None, 0, 0, 0, 0, 0, 0)
+        return cls(1, seconds, 0, None, 0, 0, 0, 0, 0, 0, 0)
 
 
 class Bench:
