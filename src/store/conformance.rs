@@ -135,7 +135,7 @@ pub(super) fn firm(name: &str) -> FirmId {
     FirmId::parse(name).unwrap()
 }
 
-pub(super) fn new_key(firm_id: &str, creator: &str) -> NewKey {
+pub(crate) fn new_key(firm_id: &str, creator: &str) -> NewKey {
     let (firm_id, creator) = (firm(firm_id), UserId::parse(creator).unwrap());
     let secret = KeySecret::generate(&KeyNamespace::parse("assure").unwrap(), &firm_id);
     let id = KeyId::new(clock::fresh_uuid());

@@ -23,7 +23,7 @@ mod uses;
 mod written;
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 
 pub use health::Health;
 pub use known_users::{KnownUser, Standing};
