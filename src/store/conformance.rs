@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::clock;
+use crate::domain::window::{GRANT_LIFE, GRANT_LIFE_LONG};
 use crate::domain::{FrozenPermissions, KeyName, KeyNamespace, KeySecret, KeyState, Outcome};
 
 /// A store under test.
@@ -126,6 +127,7 @@ promises! {
     the_newest_word_on_a_user_is_kept
     a_window_grants_exactly_its_limit
     a_late_report_gives_back_what_was_not_used
+    a_grant_lives_long_only_where_it_leaves_half_of_the_limit_free
     firms_whose_names_begin_alike_are_kept_apart
     sessions_are_told_and_forgotten_only_as_they_were_seen
     a_lost_revocation_is_made_again
@@ -693,6 +695,10 @@ async fn exhaust(store: &Arc<dyn Store>, key: KeyId, limit: u32, want: u32) -> (
 }
 
 async fn permits(store: &Arc<dyn Store>, key: KeyId, limit: u32, want: u32, reports: Vec<GrantReport>) -> Permits {
+    permits_as(store, key, limit, Wanted { soon: want, long: 0 }, reports).await
+}
+
+async fn permits_as(store: &Arc<dyn Store>, key: KeyId, limit: u32, want: Wanted, reports: Vec<GrantReport>) -> Permits {
     let tag = FirmTag::of(&firm("firm-1"));
     store.permits(PermitRequest { tag, key, limit, want, reports, store: StoreIncarnation::default() }).await.unwrap()
 }
@@ -710,7 +716,7 @@ async fn a_window_grants_exactly_its_limit(subject: &Subject) {
 async fn a_late_report_gives_back_what_was_not_used(subject: &Subject) {
     let store = subject.open();
     let key = KeyId::new(Uuid::from_u128(1));
-    let Permits::Granted { id, count: 4, remaining: 60, reset } = permits(&store, key, 64, 9, vec![]).await else {
+    let Permits::Granted { id, count: 4, remaining: 60, reset, .. } = permits(&store, key, 64, 9, vec![]).await else {
         panic!("a sixteenth of 64 is 4");
     };
     assert!(reset <= Duration::from_secs(60));
@@ -721,6 +727,37 @@ async fn a_late_report_gives_back_what_was_not_used(subject: &Subject) {
     let Permits::Granted { remaining: 61, .. } = permits(&store, key, 64, 1, vec![report]).await else {
         panic!("a repeated report changes nothing");
     };
+}
+
+async fn a_grant_lives_long_only_where_it_leaves_half_of_the_limit_free(subject: &Subject) {
+    let store = subject.open();
+    let (key, want) = (KeyId::new(Uuid::from_u128(1)), Wanted { soon: 2, long: 40 });
+    let (mut taken, mut reports, mut lives) = (0, Vec::new(), Vec::new());
+    loop {
+        match permits_as(&store, key, 640, want, std::mem::take(&mut reports)).await {
+            Permits::Granted { id, count, life, remaining, .. } => {
+                taken += count;
+                let is_far = life == GRANT_LIFE_LONG;
+                assert!(is_far && remaining >= 320 && count > 2 || life == GRANT_LIFE && count <= 2, "{count} for {life:?}, {remaining} left");
+                lives.push(is_far);
+                reports.push(GrantReport { id, uses: vec![Duration::from_millis(1); count as usize] });
+            }
+            Permits::Full { retry_after } => {
+                assert!(retry_after <= Duration::from_secs(61), "what is reported does not wait for the end of a life: {retry_after:?}");
+                break;
+            }
+        }
+    }
+    assert_eq!(taken, 640);
+    let far = lives.iter().filter(|is_far| **is_far).count();
+    assert!((8..20).contains(&far) && lives.iter().is_sorted_by(|one, other| one >= other), "first the long ones: {far}");
+    let open = KeyId::new(Uuid::from_u128(2));
+    permits_as(&store, open, 32, Wanted { soon: 1, long: 2 }, vec![]).await;
+    let (_, retry_after) = exhaust(&store, open, 32, 1).await;
+    assert!(retry_after <= Duration::from_secs(61), "those that are reported are free first");
+    let lowered = permits_as(&store, open, 1, Wanted { soon: 1, long: 2 }, vec![]).await;
+    let Permits::Full { retry_after } = lowered else { panic!("a lower limit is over") };
+    assert!(retry_after > Duration::from_secs(70), "the long one counts until its end and a window: {retry_after:?}");
 }
 
 async fn firms_whose_names_begin_alike_are_kept_apart(subject: &Subject) {

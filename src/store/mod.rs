@@ -41,7 +41,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::domain::window::{GrantReport, RecalledUse};
+use crate::domain::window::{GrantReport, RecalledUse, Wanted};
 use crate::domain::{
     Action, AuditRecord, FirmId, FirmTag, KeyDigest, KeyId, KeyRecord, ReplicaId, Sequence, Timestamp, UserId, WrittenRecord,
 };
@@ -186,8 +186,8 @@ pub struct PermitRequest {
     pub key: KeyId,
     /// Permits in any 60 seconds.
     pub limit: u32,
-    /// How many the replica can use within the grant's life.
-    pub want: u32,
+    /// How many the replica can use.
+    pub want: Wanted,
     /// Grants that are over, with the times at which their permits were used.
     pub reports: Vec<GrantReport>,
     /// The incarnation that is trusted: another one may have forgotten grants, and is not asked.

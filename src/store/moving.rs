@@ -26,7 +26,7 @@ use super::embedded::moving as embedded;
 use super::{RedisStore, StoreError, redis_moving as shared};
 use crate::clock;
 use crate::config::Config;
-use crate::domain::window::{GRANT_LIFE, WINDOW};
+use crate::domain::window::{GRANT_LIFE_LONG, WINDOW};
 use crate::domain::{BootInstant, ReplicaId};
 use crate::tasks::Tasks;
 
@@ -175,7 +175,7 @@ pub async fn import<F: BufRead + Seek>(config: &Config, file: &mut F, mut progre
 /// How long until the newest use has left its window; windows themselves are not moved. A use of the future, by the wall
 /// clock of this machine, counts as of now.
 fn until_windows_are_free(newest: crate::domain::Timestamp) -> Option<Duration> {
-    let all = WINDOW + GRANT_LIFE;
+    let all = WINDOW + GRANT_LIFE_LONG;
     let age = u64::try_from(clock::wall_now().micros().saturating_sub(newest.micros())).unwrap_or(0);
     all.checked_sub(Duration::from_micros(age)).filter(|left| !left.is_zero())
 }

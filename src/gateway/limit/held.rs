@@ -9,12 +9,18 @@ use std::time::Duration;
 
 use super::Standing;
 use crate::domain::BootInstant;
-use crate::domain::window::{GRANT_LIFE, GrantId, GrantReport, RecalledUse, WINDOW};
+use crate::domain::window::{GRANT_LIFE, GRANT_LIFE_LONG, GrantId, GrantReport, RecalledUse, WINDOW, Wanted};
 use crate::store::{Partition, StoreError};
 
 /// Permits asked for at once, at most: 16 a second need 16, and a minute's burst of 1,000 needs sixteen calls.
 const WANT_MAX: u32 = 64;
-/// How long a use is remembered for a store that may forget it: as long as it may count there.
+/// Permits for a long life are asked for at most so many times of what the last grant served: a tool that goes away leaves
+/// few behind.
+const GROWTH_MAX: u32 = 4;
+/// Our clock and the store's may run at rates that differ by 1 %: a use is told as so much later, and a permit is spent so
+/// much earlier than its life ends.
+const DRIFT_SHARE: u32 = 64;
+/// How long a use is remembered for a store that may forget it: as long as it may count there, by whose clock ever.
 const REMEMBERED: Duration = WINDOW.saturating_add(GRANT_LIFE);
 
 /// One key, as this replica sees it.
@@ -33,7 +39,7 @@ pub(super) struct Held {
     failure: Option<(BootInstant, StoreError)>,
     turn: Turn,
     /// What the last grant's fate suggests to ask for.
-    want: u32,
+    want: Wanted,
     touched_at: BootInstant,
 }
 
@@ -44,6 +50,9 @@ pub(super) type Turn = Arc<tokio::sync::Mutex<()>>;
 pub(super) struct Grant {
     id: GrantId,
     left: u32,
+    /// Under this limit; a reload may bring another.
+    limit: u32,
+    life: Duration,
     asked_at: BootInstant,
     uses: Vec<Duration>,
 }
@@ -85,7 +94,7 @@ impl Held {
     /// Spends a permit that is held, or says what stands in the way.
     pub(super) fn take(&mut self, now: BootInstant, limit: u32) -> Local {
         self.touched_at = now;
-        if self.spend(now)
+        if self.spend(now, limit)
             && let Some(standing) = self.standing(now)
         {
             return Local::Taken(standing);
@@ -96,8 +105,9 @@ impl Held {
         }
     }
 
-    fn spend(&mut self, now: BootInstant) -> bool {
-        let Some(grant) = self.grant.as_mut().filter(|grant| grant.left > 0 && grant.is_alive(now)) else { return false };
+    fn spend(&mut self, now: BootInstant, limit: u32) -> bool {
+        let is_good = |grant: &&mut Grant| grant.left > 0 && grant.limit == limit && grant.is_alive(now);
+        let Some(grant) = self.grant.as_mut().filter(is_good) else { return false };
         grant.left -= 1;
         grant.uses.push(now.since(grant.asked_at));
         true
@@ -113,13 +123,15 @@ impl Held {
     }
 
     /// Closes the grant that is over; answers how many permits to ask for and what to report.
-    pub(super) fn begin_call(&mut self, now: BootInstant) -> (u32, Vec<GrantReport>) {
+    pub(super) fn begin_call(&mut self, now: BootInstant) -> (Wanted, Vec<GrantReport>) {
         if let Some(grant) = self.grant.take() {
             self.want = grant.next_want(now);
             self.remember(&grant, now);
-            self.reports.push(GrantReport { id: grant.id, uses: grant.uses });
+            let uses = grant.uses.iter().map(|used| *used + *used / DRIFT_SHARE).collect();
+            self.reports.push(GrantReport { id: grant.id, uses });
         }
-        (self.want.clamp(1, WANT_MAX), std::mem::take(&mut self.reports))
+        let want = Wanted { soon: self.want.soon.clamp(1, WANT_MAX), long: self.want.long.min(WANT_MAX) };
+        (want, std::mem::take(&mut self.reports))
     }
 
     fn remember(&mut self, grant: &Grant, now: BootInstant) {
@@ -197,21 +209,32 @@ impl Held {
 
 impl Grant {
     /// A grant of `count` permits; room for all its uses is made here, so that spending needs none.
-    pub(super) fn new(id: GrantId, count: u32, asked_at: BootInstant) -> Self {
+    pub(super) fn new(id: GrantId, (count, life): (u32, Duration), limit: u32, asked_at: BootInstant) -> Self {
         let room = usize::try_from(count.min(WANT_MAX)).unwrap_or(0);
-        Self { id, left: count, asked_at, uses: Vec::with_capacity(room) }
+        Self { id, left: count, limit, life, asked_at, uses: Vec::with_capacity(room) }
     }
 
     fn is_alive(&self, now: BootInstant) -> bool {
-        now.since(self.asked_at) <= GRANT_LIFE
+        now.since(self.asked_at) <= self.life - self.life / DRIFT_SHARE
     }
 
-    /// Twice as many after a grant that was too small for its second, else as many as were used in it: a slow tool
-    /// takes single permits and leaves none unused, a fast one soon takes all of a second's at once.
-    fn next_want(&self, now: BootInstant) -> u32 {
-        let used = u32::try_from(self.uses.len()).unwrap_or(u32::MAX);
-        if self.left == 0 && self.is_alive(now) { used.saturating_mul(2) } else { used }
+    /// For the next second: twice as many after a grant that was too small for its own, else as many as were used in a
+    /// second of its life, so that next to the limit little is left unused. For longer: as many as go on at this rate.
+    fn next_want(&self, now: BootInstant) -> Wanted {
+        let (used, passed) = (u32::try_from(self.uses.len()).unwrap_or(u32::MAX), now.since(self.asked_at));
+        let soon = if self.left == 0 && passed <= GRANT_LIFE {
+            used.saturating_mul(2)
+        } else {
+            scaled(used, passed.min(self.life), GRANT_LIFE)
+        };
+        Wanted { soon, long: scaled(used, passed, GRANT_LIFE_LONG).min(used.saturating_mul(GROWTH_MAX)) }
     }
+}
+
+/// What was used in the time that has passed becomes in another time, rounded up.
+fn scaled(used: u32, passed: Duration, time: Duration) -> u32 {
+    let grown = (u128::from(used) * time.as_nanos()).div_ceil(passed.as_nanos().max(1));
+    u32::try_from(grown).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -226,7 +249,7 @@ mod tests {
 
     fn grant(held: &mut Held, count: u32, asked_at: BootInstant) {
         let seen = Seen { limit: 1_000, remaining: 500, reset_at: asked_at.plus(WINDOW) };
-        held.granted(Grant::new(GrantId(asked_at.nanos()), count, asked_at), seen);
+        held.granted(Grant::new(GrantId(asked_at.nanos()), (count, GRANT_LIFE), 1_000, asked_at), seen);
     }
 
     fn is_taken(local: &Local) -> bool {
@@ -234,14 +257,14 @@ mod tests {
     }
 
     #[test]
-    fn a_permit_can_be_spent_for_one_second_from_before_the_asking() {
+    fn a_permit_can_be_spent_for_a_second_by_either_clock_from_before_the_asking() {
         let mut held = Held::default();
         grant(&mut held, 3, START);
         assert!(is_taken(&held.take(after_ms(0), 1_000)));
-        assert!(is_taken(&held.take(after_ms(1_000), 1_000)));
-        assert!(matches!(held.take(after_ms(1_001), 1_000), Local::Ask(_)));
+        assert!(is_taken(&held.take(after_ms(640), 1_000)));
+        assert!(matches!(held.take(after_ms(985), 1_000), Local::Ask(_)));
         let (_, reports) = held.begin_call(after_ms(1_001));
-        assert_eq!(reports, [GrantReport { id: GrantId(START.nanos()), uses: vec![Duration::ZERO, GRANT_LIFE] }]);
+        assert_eq!(reports, [GrantReport { id: GrantId(START.nanos()), uses: vec![Duration::ZERO, Duration::from_millis(650)] }]);
         assert!(held.begin_call(after_ms(1_002)).1.is_empty(), "a report is made once");
         held.put_back(reports.clone());
         assert_eq!(held.begin_call(after_ms(1_003)).1, reports, "unless nobody knows whether it arrived");
@@ -272,22 +295,30 @@ mod tests {
     #[test]
     fn demand_decides_how_many_are_asked_for() {
         let mut held = Held::default();
-        assert_eq!(held.begin_call(START).0, 1);
+        assert_eq!(held.begin_call(START).0.soon, 1);
         let mut wants = Vec::new();
         for call in 0..8 {
             let at = after_ms(call * 10);
-            let want = held.want.max(1);
+            let want = held.want.soon.max(1);
             grant(&mut held, want, at);
             while is_taken(&held.take(at, 1_000)) {}
-            wants.push(held.begin_call(at).0);
+            wants.push(held.begin_call(at).0.soon);
         }
         assert_eq!(wants, [2, 4, 8, 16, 32, 64, 64, 64], "a busy tool soon takes a second's permits at once");
         grant(&mut held, 64, START);
         held.take(START, 1_000);
-        assert_eq!(held.begin_call(after_ms(5_000)).0, 1, "a slow one takes single permits");
+        assert_eq!(held.begin_call(after_ms(5_000)).0, Wanted { soon: 1, long: 4 }, "a slow one takes single permits where few are left");
         grant(&mut held, 1, START);
         held.take(START, 1_000);
-        assert_eq!(held.begin_call(after_ms(5_000)).0, 1, "and goes on doing so");
+        assert_eq!(held.begin_call(after_ms(5_000)).0, Wanted { soon: 1, long: 4 }, "and goes on doing so");
+        let seen = Seen { limit: 1_000, remaining: 500, reset_at: START.plus(WINDOW) };
+        held.granted(Grant::new(GrantId(7), (60, GRANT_LIFE_LONG), 1_000, START), seen);
+        (0..20).for_each(|second| assert!(is_taken(&held.take(after_ms(second * 900), 1_000)), "a long one serves it for long"));
+        assert_eq!(held.begin_call(after_ms(20_000)).0, Wanted { soon: 1, long: 20 }, "as many as it used");
+        held.granted(Grant::new(GrantId(8), (1, GRANT_LIFE), 1_000, START), seen);
+        held.take(START, 1_000);
+        assert_eq!(held.begin_call(after_ms(60)).0, Wanted { soon: 2, long: 4 }, "and grows in steps");
+
     }
 
     #[test]
@@ -297,6 +328,14 @@ mod tests {
         assert!(matches!(held.take(after_ms(499), 1_000), Local::Full(left) if left == Duration::from_millis(1)));
         assert!(matches!(held.take(after_ms(499), 2_000), Local::Ask(_)));
         assert!(matches!(held.take(after_ms(500), 1_000), Local::Ask(_)));
+    }
+
+    #[test]
+    fn a_grant_is_spent_under_its_limit_only() {
+        let mut held = Held::default();
+        grant(&mut held, 3, START);
+        assert!(is_taken(&held.take(START, 1_000)));
+        assert!(matches!(held.take(START, 999), Local::Ask(_)), "another limit is the store's to judge");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The step "limit": one permit of the key's window for each request that comes this far (K13, protocol 2).
 //!
-//! The store decides in any 60 seconds; this side holds small grants of it. A permit is spent within a second of the
-//! moment *before* its grant was asked for, by our own clock, so the store may count a grant that it hears no more
-//! of as used up. Requests for a key share the call in flight; a full window is remembered until its end. A permit
+//! The store decides in any 60 seconds; this side holds small grants of it. A permit is spent within its grant's life, a
+//! second where few are left and twenty where many are, from the moment *before* it was asked for, by our own clock, so the
+//! store may count a grant that it hears no more of as used up. Requests for a key share the call in flight; a full window is remembered until its end. A permit
 //! that was taken is spent, whatever becomes of the request.
 //!
 //! `held` is the state of one key, without locks and clocks; here are the shards, the calls and the evidence.
@@ -165,8 +165,8 @@ impl Limiter {
                 call.reports.clear();
                 match permits {
                     _ if held.recalls() != recalls => return Err(untrusted()),
-                    Permits::Granted { id, count, remaining, reset } => {
-                        held.granted(Grant::new(id, count, asked_at), Seen { limit, remaining, reset_at: now.plus(reset) });
+                    Permits::Granted { id, count, life, remaining, reset } => {
+                        held.granted(Grant::new(id, (count, life), limit, asked_at), Seen { limit, remaining, reset_at: now.plus(reset) });
                     }
                     Permits::Full { retry_after } => held.denied(now.plus(retry_after), limit),
                 }

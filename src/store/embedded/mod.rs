@@ -340,7 +340,7 @@ mod tests {
         let store = EmbeddedStore::open(folder.path()).unwrap();
         let tag = FirmTag::of(&key.record.firm_id);
         match store
-            .permits(PermitRequest { tag, key: key.record.id, limit: 100, want: 1, reports: vec![], store: StoreIncarnation::default() })
+            .permits(PermitRequest { tag, key: key.record.id, limit: 100, want: crate::domain::window::Wanted { soon: 1, long: 0 }, reports: vec![], store: StoreIncarnation::default() })
             .await
             .unwrap()
         {
@@ -436,7 +436,7 @@ mod tests {
                 tag,
                 key: KeyId::new(Uuid::from_u128(1)),
                 limit: 100,
-                want: 1,
+                want: crate::domain::window::Wanted { soon: 1, long: 0 },
                 reports: vec![],
                 store: StoreIncarnation::default(),
             })

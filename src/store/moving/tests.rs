@@ -365,10 +365,10 @@ async fn a_moved_redis_is_the_same_data_set_to_who_knows_it() {
 fn a_store_is_handed_over_when_no_window_holds_a_use_from_before() {
     let now = clock::wall_now();
     let ago = |seconds: u64| until_windows_are_free(now.minus(Duration::from_secs(seconds)));
-    assert!(ago(0).is_some_and(|wait| wait > Duration::from_secs(60) && wait <= Duration::from_secs(61)));
-    assert!(ago(50).is_some_and(|wait| wait > Duration::from_secs(10) && wait <= Duration::from_secs(11)));
-    assert_eq!(ago(62), None);
-    assert!(until_windows_are_free(now.plus(Duration::from_secs(9_999))).is_some_and(|wait| wait <= Duration::from_secs(61)));
+    assert!(ago(0).is_some_and(|wait| wait > Duration::from_secs(79) && wait <= Duration::from_secs(80)));
+    assert!(ago(50).is_some_and(|wait| wait > Duration::from_secs(29) && wait <= Duration::from_secs(30)));
+    assert_eq!(ago(81), None);
+    assert!(until_windows_are_free(now.plus(Duration::from_secs(9_999))).is_some_and(|wait| wait <= Duration::from_secs(80)));
     assert_eq!(until_windows_are_free(Timestamp::from_micros(0)), None);
 }
 
@@ -388,7 +388,7 @@ async fn a_permit_that_only_redis_remembers_counts_as_a_use() {
         tag: FirmTag::of(&key.firm_id),
         key: key.id,
         limit: 1_000,
-        want: 1,
+        want: crate::domain::window::Wanted { soon: 1, long: 0 },
         reports: Vec::new(),
         store: Default::default(),
     };

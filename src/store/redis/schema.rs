@@ -21,7 +21,7 @@
 //   uses:KEY                     last use, and of each hour of a day: hour, uses
 //                                                         tools:KEY, networks:KEY   what it was seen with, by time
 //   window:KEY                   uses: grant, first number, count → time of the last of them
-//   grants:KEY                   open grants, logical clock, number of uses in the window
+//   grants:KEY                   open grants: moment, count, life; logical clock, number of uses in the window
 //   mark:SPOOL                   last sequence taken      spools                all of those
 //   importing                    checksum of the file whose import was begun and not completed
 //
@@ -413,7 +413,7 @@ return 1
 /// KEYS a firm's users. Answers them as they were noted.
 pub(super) static USERS: LazyLock<Script> = LazyLock::new(|| guarded("return redis.call('HVALS', KEYS[1])"));
 
-/// KEYS window, grants. ARGV limit, want, share, window and grant life in µs, the run that is trusted or nothing, then
+/// KEYS window, grants. ARGV limit, wanted soon and for long, share, window, brief and long life in µs, the run that is trusted or nothing, then
 /// each report: id, number of groups of uses, each with its count and its last use. Another run may have forgotten
 /// grants, and answers `other`. The arithmetic of
 /// `domain::window` in microseconds (protocol 2): closed grants are replaced by their uses; open ones count wholly until
@@ -421,9 +421,9 @@ pub(super) static USERS: LazyLock<Script> = LazyLock::new(|| guarded("return red
 pub(super) static PERMITS: LazyLock<Script> = LazyLock::new(|| {
     with_common(
         r"
-if ARGV[6] ~= '' and incarnation() ~= ARGV[6] then return {'other'} end
-local limit, want, share = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local window, life = tonumber(ARGV[4]), tonumber(ARGV[5])
+if ARGV[8] ~= '' and incarnation() ~= ARGV[8] then return {'other'} end
+local limit, soon, long, share = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local window, brief_life, long_life = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local function text(number) return string.format('%.0f', number) end
 local latest, wall, last, used, open = nil, nil, 0, 0, {}
 local kept = redis.call('HGETALL', KEYS[2])
@@ -433,8 +433,8 @@ for at = 1, #kept, 2 do
   elseif kept[at] == 'last' then last = tonumber(kept[at + 1])
   elseif kept[at] == 'used' then used = tonumber(kept[at + 1])
   else
-    local granted, count = string.match(kept[at + 1], '^(%d+) (%d+)$')
-    open[kept[at]] = {tonumber(granted), tonumber(count)}
+    local granted, count, life = string.match(kept[at + 1], '^(%d+) (%d+) (%-?%d+)$')
+    open[kept[at]] = {tonumber(granted), tonumber(count), tonumber(life)}
   end
 end
 latest = logical(latest, wall)
@@ -444,7 +444,7 @@ local function add()
   if #added > 0 then redis.call('ZADD', KEYS[1], unpack(added)) end
   added = {}
 end
-local at = 7
+local at = 9
 while at <= #ARGV do
   local id, groups = ARGV[at], tonumber(ARGV[at + 1])
   local grant, first = open[id], 1
@@ -452,7 +452,7 @@ while at <= #ARGV do
     for group = 1, groups do
       local count = math.min(tonumber(ARGV[at + 2 * group]), grant[2] - first + 1)
       if count > 0 then
-        added[#added + 1] = text(grant[1] + math.min(tonumber(ARGV[at + 2 * group + 1]), life))
+        added[#added + 1] = text(grant[1] + math.min(tonumber(ARGV[at + 2 * group + 1]), grant[3]))
         added[#added + 1] = id .. ':' .. text(first) .. ':' .. text(count)
         first, used = first + count, used + count
         if #added == 1000 then add() end
@@ -472,7 +472,7 @@ if #gone > 0 then
 end
 local occupied, grants = used, {}
 for id, grant in pairs(open) do
-  local released = grant[1] + life + window
+  local released = grant[1] + grant[3] + window
   if released <= latest then
     ended[#ended + 1] = id
   else
@@ -497,30 +497,32 @@ if available <= 0 then
   redis.call('PEXPIRE', KEYS[2], 120000)
   return {'full', text(free_at - latest)}
 end
-local count = math.max(1, math.min(want, math.max(math.floor(available / share), 1)))
+local most = math.max(math.floor(available / share), 1)
+local count, life = math.min(long, most), long_life
+if count <= 1 or (available - count) * 2 < limit then count, life = math.max(1, math.min(soon, most)), brief_life end
 last = math.max(latest, last + 1)
 local moments = {'latest', text(latest), 'wall', now, 'last', text(last), 'used', text(used)}
-redis.call('HSET', KEYS[2], text(last), text(latest) .. ' ' .. count, unpack(moments))
+redis.call('HSET', KEYS[2], text(last), text(latest) .. ' ' .. text(count) .. ' ' .. text(life), unpack(moments))
 redis.call('PEXPIRE', KEYS[1], 120000)
 redis.call('PEXPIRE', KEYS[2], 120000)
 local first = latest + life + window
 for _, grant in ipairs(grants) do first = math.min(first, grant[1]) end
 local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 if oldest[2] then first = math.min(first, tonumber(oldest[2]) + window) end
-return {'granted', text(last), text(count), text(available - count), text(math.min(first - latest, window))}
+return {'granted', text(last), text(count), text(math.max(life, 0)), text(available - count), text(math.min(first - latest, window))}
 ",
     )
 });
 
-/// KEYS window and grants of each key. ARGV window and grant life in µs, then for each key: number of uses, and each:
+/// KEYS window and grants of each key. ARGV age from which on a use counts no more in µs, then for each key: number of uses, and each:
 /// grant, place in its report, age in µs. A use that is known stays where it is; one that is not counts from its age;
 /// a grant that is open is closed; no grant is ever named again (protocol 2, a store that forgot).
 pub(super) static RECALL: LazyLock<Script> = LazyLock::new(|| {
     with_common(
         r"
-local keep = tonumber(ARGV[1]) + tonumber(ARGV[2])
+local keep = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
-local at = 3
+local at = 2
 for key = 1, #KEYS, 2 do
   local kept = redis.call('HMGET', KEYS[key + 1], 'latest', 'wall', 'last', 'used')
   local latest, last = logical(tonumber(kept[1] or ''), tonumber(kept[2] or '')), tonumber(kept[3] or '0')

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::keys::{number, words};
 use super::schema;
 use super::{RedisStore, corrupt};
-use crate::domain::window::{GRANT_LIFE, GRANT_SHARE, GrantId, WINDOW};
+use crate::domain::window::{GRANT_LIFE, GRANT_LIFE_LONG, GRANT_SHARE, GrantId, WINDOW};
 use crate::mutants::{self, Mutant};
 use crate::store::{Partition, PermitRequest, Permits, RecalledKey, StoreError};
 
@@ -20,9 +20,10 @@ pub(super) async fn permits(store: &RedisStore, request: PermitRequest) -> Resul
     let keys = ["window", "grants"].map(|what| store.names_of(request.tag).of_key(what, request.key));
     let answer: Vec<String> = store.connections.hot().call(&schema::PERMITS, &keys, &arguments(&request)).await?;
     match &*words(&answer) {
-        ["granted", id, count, remaining, reset] => Ok(Permits::Granted {
+        ["granted", id, count, life, remaining, reset] => Ok(Permits::Granted {
             id: GrantId(number(id)?),
             count: small(count)?,
+            life: Duration::from_micros(number(life)?),
             remaining: small(remaining)?,
             reset: Duration::from_micros(number(reset)?),
         }),
@@ -35,10 +36,12 @@ pub(super) async fn permits(store: &RedisStore, request: PermitRequest) -> Resul
 fn arguments(request: &PermitRequest) -> Vec<String> {
     let mut arguments = vec![
         request.limit.to_string(),
-        request.want.to_string(),
+        request.want.soon.to_string(),
+        request.want.long.to_string(),
         GRANT_SHARE.to_string(),
         WINDOW.as_micros().to_string(),
-        life(),
+        micros_of(GRANT_LIFE),
+        micros_of(GRANT_LIFE_LONG),
         request.store.run.clone(),
     ];
     for report in &request.reports {
@@ -59,7 +62,7 @@ pub(super) async fn recall(store: &RedisStore, partition: Partition, keys: Vec<R
     }
     let home = store.names(partition);
     let names: Vec<String> = keys.iter().flat_map(|key| ["window", "grants"].map(|what| home.of_key(what, key.key))).collect();
-    let mut arguments = vec![WINDOW.as_micros().to_string(), GRANT_LIFE.as_micros().to_string()];
+    let mut arguments = vec![(WINDOW + GRANT_LIFE).as_micros().to_string()];
     for key in &keys {
         arguments.push(key.uses.len().to_string());
         for used in &key.uses {
@@ -70,15 +73,15 @@ pub(super) async fn recall(store: &RedisStore, partition: Partition, keys: Vec<R
     store.connections.bulk().call::<u64>(&schema::RECALL, &names, &arguments).await.map(drop)
 }
 
-/// How long an open grant's permits may be spent, in microseconds.
-fn life() -> String {
+/// How long an open grant's permits may be spent, as the script counts it.
+fn micros_of(life: Duration) -> String {
     if mutants::active(Mutant::CountAtGrantStart) {
         return "0".to_owned();
     }
     if mutants::active(Mutant::ForgetOpenGrants) {
         return format!("-{}", WINDOW.as_micros());
     }
-    GRANT_LIFE.as_micros().to_string()
+    life.as_micros().to_string()
 }
 
 fn small(text: &str) -> Result<u32, StoreError> {
@@ -91,16 +94,20 @@ mod tests {
 
     use super::super::testing::Server;
     use super::*;
-    use crate::domain::window::{GrantReport, RecalledUse};
+    use crate::domain::window::{GrantReport, RecalledUse, Wanted};
     use crate::domain::{FirmId, FirmTag, KeyId};
     use crate::store::{Partition, Store, StoreIncarnation};
 
     const KEY: KeyId = KeyId::new(Uuid::from_u128(1));
 
+    fn soon(soon: u32) -> Wanted {
+        Wanted { soon, long: 0 }
+    }
+
     fn request(reports: Vec<GrantReport>, run: &str) -> PermitRequest {
         let tag = FirmTag::of(&FirmId::parse("firm-1").unwrap());
         let store = StoreIncarnation { run: run.to_owned(), ..StoreIncarnation::default() };
-        PermitRequest { tag, key: KEY, limit: 100, want: 3, reports, store }
+        PermitRequest { tag, key: KEY, limit: 100, want: soon(3), reports, store }
     }
 
     fn remaining(permits: Permits) -> (GrantId, u32) {
@@ -139,7 +146,7 @@ mod tests {
         let server = Server::start();
         let store = server.open().await.unwrap();
         let ask = async |want, reports| {
-            let limited = PermitRequest { limit: 1_000, want, ..request(reports, "") };
+            let limited = PermitRequest { limit: 1_000, want: soon(want), ..request(reports, "") };
             remaining(store.permits(limited).await.unwrap())
         };
         let (grant, left) = ask(50, vec![]).await;
