@@ -18,7 +18,7 @@ use super::schema::Names;
 use super::script::NONE;
 use super::shipment::{Argument, Part, Prepared};
 use super::{RedisStore, blocks, corrupt, log_scripts};
-use crate::domain::{AuditRecord, Field, FirmTag, Sequence, Timestamp, WrittenRecord};
+use crate::domain::{Action, AuditRecord, Field, FirmTag, Sequence, Timestamp, WrittenRecord};
 use crate::store::{ActivityOrder, ActivityPage, ActivityPlace, ActivityQuery, AuditBatch, StoreError};
 
 /// Records that one call ships at most: Redis serves nobody else meanwhile, for some five milliseconds.
@@ -28,8 +28,10 @@ const PAGE_MAX: usize = 10_000;
 /// Bytes of blocks after which one call of the script answers, and how many more an ordinary record takes.
 const CHUNK_BYTES_MAX: usize = 256 * 1024;
 const RECORD_BYTES: usize = 400;
-/// Blocks that one call looks at: a filter that fits nothing must not read the whole log at once.
+/// Blocks that one call reads: a filter that fits nothing must not read the whole log at once.
 const BLOCKS_PER_CALL: usize = 200;
+/// Blocks that one call passes over because they are about other keys, in some milliseconds.
+const PASSED_PER_CALL: usize = 10_000;
 /// Blocks that one call reads in the order of arrival, at most a megabyte or so.
 pub(super) const ARRIVALS_PER_CALL: usize = 32;
 
@@ -133,7 +135,9 @@ pub(super) async fn activity(store: &RedisStore, query: ActivityQuery) -> Result
 
 async fn newest_first(store: &RedisStore, query: &ActivityQuery, after: Option<ActivityPlace>) -> Result<ActivityPage, StoreError> {
     let names = store.names_of(FirmTag::of(&query.firm));
-    let keys = [names.of_firm(&query.firm, "times"), names.of_firm(&query.firm, "log")];
+    // Creations and revocations are rare among uses, and have a way of their own.
+    let way = if query.action.is_some_and(|action| action != Action::Use) { "changes" } else { "times" };
+    let keys = [names.of_firm(&query.firm, way), names.of_firm(&query.firm, "log")];
     let wanted = query.limit.clamp(1, PAGE_MAX);
     let after = after.filter(|place| query.until.is_none_or(|until| place.time < until));
     let newest = after.map(|place| place.time).or(query.until).map(|newest| newest.plus(blocks::SPAN));
@@ -141,12 +145,14 @@ async fn newest_first(store: &RedisStore, query: &ActivityQuery, after: Option<A
     let earliest = query.since.map_or_else(|| "-inf".to_owned(), |since| since.micros().to_string());
     let key = query.key.map_or_else(String::new, |key| within(Field::KeyId, &key.to_string()));
     let action = query.action.map_or_else(String::new, |action| within(Field::Action, action.word()));
+    let key_end = query.key.map_or_else(String::new, |key| blocks::key_end(&key.to_string()).to_owned());
     let (mut records, mut waiting) = (Vec::new(), Vec::new());
     // One more than is wanted tells whether more follow.
     while records.len() <= wanted {
         let missing = wanted + 1 - records.len();
         let bytes = (missing * RECORD_BYTES).min(CHUNK_BYTES_MAX).to_string();
-        let arguments = [&from.0, &from.1, &earliest, &key, &action, &bytes, &BLOCKS_PER_CALL.to_string()].map(ToString::to_string);
+        let most = [BLOCKS_PER_CALL, PASSED_PER_CALL].map(|most| most.to_string());
+        let arguments = [&from.0, &from.1, &earliest, &key, &action, &key_end, &bytes, &most[0], &most[1]].map(ToString::to_string);
         let (place, found) = split(store.connections.bulk().call(&log_scripts::NEWEST, &keys, &arguments).await?)?;
         for block in &found {
             for (_, record) in blocks::read(block)? {

@@ -6,7 +6,9 @@
 //! that is shipped has the end of a millisecond as its id, so that all of it lies behind the block before.
 //!
 //! The order by time is a sorted set of the blocks' ids by their newest record. No block spans more than [`SPAN`], so
-//! whoever looks for a moment begins that much later.
+//! whoever looks for a moment begins that much later. Behind each id stands what the block is about, so that whoever looks
+//! for a key passes over others without reading them: `!` where it holds a creation or a revocation, and the ends of its
+//! keys' ids (`3f0c,91ab`), or `*` where they are too many.
 
 use std::time::Duration;
 
@@ -18,6 +20,10 @@ use crate::store::StoreError;
 pub(super) const SPAN: Duration = Duration::from_millis(250);
 /// A record that brings a block to this many bytes is its last: Redis answers blocks whole.
 const BYTES_MAX: usize = 32 * 1024;
+/// Keys that are told of a block at most.
+const KEYS_TOLD_MAX: usize = 16;
+/// So much of a key's id is told: two keys of a firm rarely share it, and then a block is read in vain.
+const KEY_END: usize = 4;
 /// Bits of an arrival that number the records of one millisecond.
 pub(super) const NUMBER_BITS: u32 = 22;
 /// The last number of a millisecond.
@@ -30,6 +36,9 @@ pub(super) struct Block {
     records: u64,
     /// The oldest and the newest moment, in microseconds.
     times: Option<(i64, i64)>,
+    /// The ends of the ids of its keys, and one more where they are too many.
+    keys: Vec<String>,
+    has_change: bool,
 }
 
 impl Block {
@@ -55,6 +64,21 @@ impl Block {
         self.times = Some(self.times.map_or((micros, micros), |(oldest, newest)| (oldest.min(micros), newest.max(micros))));
     }
 
+    /// Notes of which key a record is that was added, and whether it tells of a use or of a change.
+    pub(super) fn note(&mut self, key: &str, is_change: bool) {
+        self.has_change |= is_change;
+        let end = key_end(key);
+        if self.keys.len() <= KEYS_TOLD_MAX && !self.keys.iter().any(|known| known == end) {
+            self.keys.push(end.to_owned());
+        }
+    }
+
+    /// What the index tells of it.
+    pub(super) fn about(&self) -> String {
+        let keys = if self.keys.len() > KEYS_TOLD_MAX { "*".to_owned() } else { self.keys.join(",") };
+        if self.has_change { format!("!{keys}") } else { keys }
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -68,6 +92,11 @@ impl Block {
     pub(super) fn newest(&self) -> i64 {
         self.times.map_or(0, |(_, newest)| newest)
     }
+}
+
+/// The end of a key's id by which blocks are told apart.
+pub(super) fn key_end(key: &str) -> &str {
+    key.len().checked_sub(KEY_END).and_then(|from| key.get(from..)).unwrap_or(key)
 }
 
 /// The numbers and records of a block.
@@ -144,6 +173,21 @@ mod tests {
             block.push(1_000_000, record.bytes());
         }
         assert!((BYTES_MAX..BYTES_MAX + 1_000).contains(&block.bytes().len()));
+    }
+
+    #[test]
+    fn a_block_tells_its_keys_unless_they_are_too_many() {
+        let mut block = Block::default();
+        for key in ["01a2-3f0c", "77aa-3f0c", "91ab"] {
+            block.note(key, false);
+        }
+        assert_eq!(block.about(), "3f0c,91ab");
+        block.note("x", true);
+        assert_eq!(block.about(), "!3f0c,91ab,x");
+        (0..13).for_each(|number| block.note(&format!("{number:04}"), false));
+        assert_eq!(block.about().split(',').count(), 16);
+        block.note("ffff", false);
+        assert_eq!(block.about(), "!*");
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl Connections {
         &self,
         script: &Script,
         keys: &[String],
-        arguments: &[String],
+        arguments: &[impl ToRedisArgs],
         replicas: u32,
         barrier: &str,
     ) -> Result<T, StoreError> {

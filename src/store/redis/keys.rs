@@ -9,20 +9,18 @@ use serde_json::Value;
 
 use super::schema::{self, Names};
 use super::script::NONE;
-use super::{RedisStore, audit, corrupt};
+use super::{RedisStore, audit, corrupt, uses};
 use crate::clock;
 use crate::domain::{
     Action, AuditRecord, FirmId, FirmTag, FrozenPermissions, KeyDigest, KeyId, KeyName, KeyRecord, KeyState, ReplicaId, Timestamp, UserId,
 };
-use crate::store::uses::{HOURS_KEPT, HourOfUse, SEEN_KEPT, count_hour, seen_with};
-use crate::store::{Creation, Epoch, Found, KeyView, LastUse, NewKey, Revocation, RevokeRequest, StoreError};
+use crate::store::uses::{SEEN_KEPT, seen_with};
+use crate::store::{Creation, Epoch, Found, KeyView, NewKey, Revocation, RevokeRequest, StoreError};
 
 /// Fields and values as Redis answers them.
 pub(super) type Fields = HashMap<String, String>;
-/// A key's record, uses, tools and networks, as the script answers them.
-type RawView = (Fields, Fields, Vec<String>, Vec<String>);
-/// What the fields of hours begin with, in the hash of a key's uses; SHIP writes them too.
-const HOUR: &str = "hour";
+/// A key's record and what its uses have told, as the script answers them.
+type RawView = (Fields, Vec<String>);
 /// Who is said to have revoked a key whose revocation the store forgot and a gateway remembered.
 const REASSERTED_BY: &str = "assure-gateway";
 
@@ -54,6 +52,7 @@ pub(super) async fn create(store: &RedisStore, new: NewKey) -> Result<Creation, 
         names.of_firm(firm, "log"),
         names.of_firm(firm, "times"),
         names.named("firms"),
+        names.of_firm(firm, "changes"),
     ];
     let fields = write_record(&record);
     let mut arguments = vec![
@@ -138,41 +137,26 @@ pub(super) async fn views(store: &RedisStore, firm: &FirmId) -> Result<Vec<KeyVi
 }
 
 async fn views_of(store: &RedisStore, firm: &FirmId, which: [String; 2]) -> Result<Vec<KeyView>, StoreError> {
-    let since = clock::wall_now().minus(SEEN_KEPT).micros().to_string();
+    let since = clock::wall_now().minus(SEEN_KEPT);
     let names = store.names_of(FirmTag::of(firm));
-    let arguments = [vec![names.prefix.clone(), since], which.to_vec()].concat();
-    let raw: Vec<RawView> = store.connections.bulk().call(&schema::VIEWS, &[names.of_firm(firm, "keys")], &arguments).await?;
+    let (keys, arguments) = (names_of_keys(names, firm), [vec![names.prefix.clone()], which.to_vec()].concat());
+    let raw: Vec<RawView> = store.connections.bulk().call(&schema::VIEWS, &keys, &arguments).await?;
     raw.into_iter()
-        .map(|(record, uses, tools, networks)| {
+        .map(|(record, told)| {
+            let told = uses::read(&told)?;
             Ok(KeyView {
                 record: read_record(&record)?,
-                last_use: last_use(&uses)?,
-                seen_with: seen_with(tools, networks),
-                hours: hours(&uses)?,
+                last_use: told.last,
+                seen_with: seen_with(uses::since(told.tools, since), uses::since(told.networks, since)),
+                hours: told.hours,
             })
         })
         .collect()
 }
 
-pub(super) fn last_use(uses: &Fields) -> Result<Option<LastUse>, StoreError> {
-    let text = |name: &str| uses.get(name).filter(|text| !text.is_empty()).cloned();
-    let Some(at) = text("at") else { return Ok(None) };
-    Ok(Some(LastUse { at: time(&at)?, user_agent: text("user_agent"), client_ip: text("client_ip") }))
-}
-
-/// The hours of the last day of use; those before it are still in their places, and left out.
-pub(super) fn hours(uses: &Fields) -> Result<Vec<HourOfUse>, StoreError> {
-    let mut hours = Vec::new();
-    for (_, text) in uses.iter().filter(|(name, _)| name.starts_with(HOUR)) {
-        let (hour, count) = text.split_once(' ').ok_or_else(|| corrupt("an hour of use has no count"))?;
-        count_hour(&mut hours, HourOfUse { hour: number(hour)?, count: number(count)? });
-    }
-    Ok(hours)
-}
-
-/// The field of an hour, and its value.
-pub(super) fn write_hour(counted: &HourOfUse) -> [String; 2] {
-    [format!("{HOUR}{}", counted.hour % HOURS_KEPT as u64), format!("{} {}", counted.hour, counted.count)]
+/// The names under which a firm has its keys, and what their uses have told.
+pub(super) fn names_of_keys(names: &Names, firm: &FirmId) -> [String; 2] {
+    ["keys", "uses"].map(|what| names.of_firm(firm, what))
 }
 
 /// Fields and values but for the creation's time, which is the store's.

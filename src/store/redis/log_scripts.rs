@@ -8,18 +8,21 @@ use std::sync::LazyLock;
 
 use super::schema::with_common;
 use super::script::{Script, guarded};
+use super::uses::{self, NOTING};
 
 /// KEYS mark. Answers it. A stranger has none, and must not be taken for a store that has forgotten everything.
 pub(super) static MARK: LazyLock<Script> = LazyLock::new(|| guarded("return redis.call('GET', KEYS[1]) or '0'"));
 
-/// KEYS mark, stream, firms, spools, each firm's log and times, each key's uses, tools and networks. ARGV prefix, oldest
+/// KEYS mark, stream, firms, spools, each firm's log, times, changes and uses. ARGV prefix, oldest
 /// age kept in µs or nothing, up to where the spool has lost what is not here, first and last sequence of the batch, of
 /// which this partition has only its own records; number of those, each packed; number of firms, each: firm, number of
-/// blocks, each with its newest time before it; number of keys used, each: time, agent, address, number of tools, each with its time
-/// before it, the same of networks, number of hours, each with its uses. Answers `taken` and the mark; or, having left nothing, `partly` and the mark where some were
-/// taken before, or `gap` and the mark where some are missing (protocol 3).
+/// blocks, each after its newest time and what it is about; the keys used, packed, and what is told of each, packed twice.
+/// Answers `taken` and the mark; or, having left nothing, `partly` and the mark where some were taken before, or `gap` and
+/// the mark where some are missing (protocol 3).
 pub(super) static SHIP: LazyLock<Script> = LazyLock::new(|| {
-    with_common(
+    with_common(&format!(
+        "{}{NOTING}{}",
+        uses::bounds(),
         r"
 local call, unpacked = redis.call, cmsgpack.unpack
 local prefix, known = ARGV[1], tonumber(call('GET', KEYS[1]) or '0')
@@ -32,13 +35,6 @@ local function next_argument()
   at = at + 1
   return ARGV[at]
 end
-local function note_seen(name)
-  local count = tonumber(next_argument())
-  if count > 0 and call('ZADD', name, 'GT', unpack(ARGV, at + 1, at + 2 * count)) > 0 then
-    call('ZREMRANGEBYRANK', name, 0, -9)
-  end
-  at = at + 2 * count
-end
 if last > mark then
   local stream = KEYS[2]
   for record = 7, 6 + tonumber(ARGV[6]) do call('XADD', stream, '*', unpacked(ARGV[record])) end
@@ -47,32 +43,16 @@ if last > mark then
   for firm = 1, tonumber(next_argument()) do
     local name, oldest = next_argument(), math.huge
     for block = 1, tonumber(next_argument()) do
-      local newest = next_argument()
-      add_block(KEYS[key + 1], KEYS[key + 2], newest, next_argument())
+      local newest, about = next_argument(), next_argument()
+      add_block(KEYS[key + 1], KEYS[key + 2], KEYS[key + 3], newest, next_argument(), about)
       oldest = math.min(oldest, tonumber(newest))
     end
     firms[2 * firm - 1], firms[2 * firm] = text(oldest), name
-    key = key + 2
+    local ids, notes = {unpacked(next_argument())}, {unpacked(next_argument())}
+    if #ids > 0 then note_uses(KEYS[key + 4], ids, notes) end
+    key = key + 4
   end
   if #firms > 0 then call('ZADD', KEYS[3], 'LT', unpack(firms)) end
-  for number = 1, tonumber(next_argument()) do
-    local uses, newest = KEYS[key + 1], next_argument()
-    local before = call('HGET', uses, 'at')
-    if not before or tonumber(before) <= tonumber(newest) then
-      call('HSET', uses, 'at', newest, 'user_agent', ARGV[at + 1], 'client_ip', ARGV[at + 2])
-    end
-    at = at + 2
-    note_seen(KEYS[key + 2])
-    note_seen(KEYS[key + 3])
-    for counted = 1, tonumber(next_argument()) do
-      local hour, count = tonumber(next_argument()), tonumber(next_argument())
-      local name = 'hour' .. (hour % 24)
-      local kept, before = string.match(call('HGET', uses, name) or '', '^(%d+) (%d+)$')
-      if kept and tonumber(kept) == hour then count = count + tonumber(before) end
-      if not kept or tonumber(kept) <= hour then call('HSET', uses, name, text(hour) .. ' ' .. text(count)) end
-    end
-    key = key + 3
-  end
 end
 last = math.max(mark, last)
 if last > known then
@@ -84,12 +64,15 @@ if ARGV[2] ~= '' then
   call('XTRIM', KEYS[2], 'MINID', '~', text(math.max(0, math.floor(oldest / 1000))))
   local left = 1000
   for _, firm in ipairs(call('ZRANGE', KEYS[3], '-inf', '(' .. text(oldest), 'BYSCORE', 'LIMIT', 0, 16)) do
-    local times, log = of_firm(prefix, firm, 'times'), of_firm(prefix, firm, 'log')
+    local times, log, changes = of_firm(prefix, firm, 'times'), of_firm(prefix, firm, 'log'), of_firm(prefix, firm, 'changes')
     while left > 0 do
       local old = call('ZRANGE', times, '-inf', '(' .. text(oldest), 'BYSCORE', 'LIMIT', 0, math.min(left, 500))
       if #old == 0 then break end
-      call('XDEL', log, unpack(old))
+      local ids = {}
+      for place, member in ipairs(old) do ids[place] = string.match(member, '^%S+') end
+      call('XDEL', log, unpack(ids))
       call('ZREM', times, unpack(old))
+      call('ZREM', changes, unpack(old))
       left = left - #old
     end
     local first = call('ZRANGE', times, 0, 0, 'WITHSCORES')
@@ -98,40 +81,50 @@ if ARGV[2] ~= '' then
 end
 return {'taken', text(last)}
 ",
-    )
+    ))
 });
 
-/// KEYS firm's times, firm's log. ARGV latest time, id below which a block of that time must be or nothing, earliest time,
-/// two texts that a block must hold or nothing, bytes after which it is enough, most blocks looked at. Answers the time
-/// and id of the last one looked at, both empty when there are no more, and the blocks, newest first.
+/// KEYS firm's times or changes, firm's log. ARGV latest time, member below which a block of that time must be or nothing,
+/// earliest time, two texts that a block must hold or nothing, the end of a key's id that it must be about or nothing,
+/// bytes after which it is enough, most blocks read, most passed over. Answers the time and member of the last one passed,
+/// both empty when there are no more, and the blocks, newest first.
 pub(super) static NEWEST: LazyLock<Script> = LazyLock::new(|| {
     guarded(
         r"
-local latest, before = ARGV[1], ARGV[2]
-local answer, passed, looked, bytes = {'', ''}, 0, 0, 0
+local latest, before, key_end = ARGV[1], ARGV[2], ARGV[6]
+local answer, passed, looked, bytes, last = {'', ''}, 0, 0, 0, nil
+local function score(member) return redis.call('ZSCORE', KEYS[1], member) end
 local function holds(block, text) return text == '' or string.find(block, text, 1, true) end
-while looked < tonumber(ARGV[7]) do
-  local chunk = redis.call('ZRANGE', KEYS[1], latest, ARGV[3], 'BYSCORE', 'REV', 'LIMIT', passed, 20, 'WITHSCORES')
-  if #chunk == 0 then
-    answer[1], answer[2] = '', ''
-    return answer
-  end
-  for at = 1, #chunk, 2 do
-    local id, newest = chunk[at], chunk[at + 1]
-    passed = passed + 1
-    if before == '' or tonumber(newest) ~= tonumber(latest) or id < before then
-      looked = looked + 1
-      local entry = redis.call('XRANGE', KEYS[2], id, id)[1]
-      local block = entry and entry[2][2]
-      if block and holds(block, ARGV[4]) and holds(block, ARGV[5]) then
-        answer[#answer + 1] = block
-        bytes = bytes + #block
-      end
-      answer[1], answer[2] = newest, id
-    end
-    if bytes >= tonumber(ARGV[6]) then return answer end
-  end
+local function is_about(member)
+  return key_end == '' or string.sub(member, -1) == '*' or string.find(member, key_end, string.find(member, ' ', 1, true), true)
 end
+-- Among blocks of one time, those from `before` on were answered earlier.
+local is_level = before ~= ''
+while looked < tonumber(ARGV[8]) and passed < tonumber(ARGV[9]) do
+  local size = math.min(20 + passed, 1000)
+  local chunk = redis.call('ZRANGE', KEYS[1], latest, ARGV[3], 'BYSCORE', 'REV', 'LIMIT', passed, size)
+  if #chunk == 0 then return answer end
+  for _, member in ipairs(chunk) do
+    passed = passed + 1
+    is_level = is_level and tonumber(score(member)) == tonumber(latest)
+    if not is_level or member < before then
+      last = member
+      if is_about(member) then
+        looked = looked + 1
+        local id = string.match(member, '^%S+')
+        local entry = redis.call('XRANGE', KEYS[2], id, id)[1]
+        local block = entry and entry[2][2]
+        if block and holds(block, ARGV[4]) and holds(block, ARGV[5]) then
+          answer[#answer + 1] = block
+          bytes = bytes + #block
+        end
+        if bytes >= tonumber(ARGV[7]) or looked >= tonumber(ARGV[8]) then break end
+      end
+    end
+  end
+  if bytes >= tonumber(ARGV[7]) then break end
+end
+answer[1], answer[2] = last and score(last) or latest, last or before
 return answer
 ",
     )

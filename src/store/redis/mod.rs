@@ -8,7 +8,8 @@
 //! master that `sentinels` name, or to a Cluster; `connection` keeps them. `settings` refuses a Redis that may forget,
 //! `layout` one that was begun otherwise, `identity` one that is not the one that is known. `outage` says what errors
 //! mean. `keys`, `coherence`, `window` and `audit` are the protocols; `audit` spells a `shipment`, keeps firms' logs in
-//! `blocks`, and has its scripts in `log_scripts`. `hints` hears of changes early.
+//! `blocks` and what was told of keys in `uses`. `log_scripts` and `window_scripts` are those that `schema` has no room for.
+//! `hints` hears of changes early.
 
 mod audit;
 mod blocks;
@@ -30,7 +31,9 @@ mod shipment;
 #[cfg(test)]
 pub(super) mod testing;
 mod users;
+mod uses;
 mod window;
+mod window_scripts;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -38,6 +41,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use redis::ToRedisArgs;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
@@ -120,7 +124,13 @@ impl RedisStore {
     }
 
     /// A script that creates or revokes; answers when as many Redis replicas as configured have it too.
-    async fn change(&self, names: &Names, script: &Script, keys: &[String], arguments: &[String]) -> Result<Vec<String>, StoreError> {
+    async fn change(
+        &self,
+        names: &Names,
+        script: &Script,
+        keys: &[String],
+        arguments: &[impl ToRedisArgs],
+    ) -> Result<Vec<String>, StoreError> {
         self.connections.change(script, keys, arguments, self.replicas_ack_min, &names.named("barrier")).await
     }
 }

@@ -19,11 +19,10 @@ use super::blocks::{self, Block, NUMBER_MAX};
 use super::keys::{self, Fields};
 use super::schema::{self, Names};
 use super::script::Script;
-use super::{RedisStore, corrupt};
+use super::{RedisStore, corrupt, uses};
 use crate::clock;
-use crate::domain::{FirmId, FirmTag, KeyId, KeyState, ReplicaId, Timestamp, WrittenRecord};
+use crate::domain::{Action, FirmId, FirmTag, KeyState, ReplicaId, Timestamp, WrittenRecord};
 use crate::store::moving::{MoveError, MovedKey, MovedRecord, Outgoing, Piece, Source, Target};
-use crate::store::uses::{KeyUses, Seen};
 use crate::store::{SessionState, Store, StoreError};
 
 /// Keys, firms and records of one call: a few hundred kilobytes, and Redis serves nobody else for a few milliseconds.
@@ -35,18 +34,17 @@ const SESSION_POLL: Duration = Duration::from_millis(100);
 /// A renewal that is on its way when a lease ends; replicas renew four times within each.
 const SESSION_MARGIN: Duration = Duration::from_millis(500);
 
-/// KEYS firm's keys. ARGV prefix, first and last rank. Answers, for each key in that range, its record, its last use, the
-/// tools and networks with their times, and when its window last gave out a permit.
+/// KEYS firm's keys, firm's uses. ARGV prefix, first and last rank. Answers, for each key in that range, its record, what its
+/// uses have told, and when its window last gave out a permit.
 static KEYS_OF_FIRM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
 local prefix, page = ARGV[1], {}
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], ARGV[2], ARGV[3])) do
+  local uses = redis.call('HGET', KEYS[2], id)
   page[#page + 1] = {
     redis.call('HGETALL', prefix .. 'record:' .. (redis.call('GET', prefix .. 'id:' .. id) or '')),
-    redis.call('HGETALL', prefix .. 'uses:' .. id),
-    redis.call('ZRANGE', prefix .. 'tools:' .. id, 0, -1, 'REV', 'WITHSCORES'),
-    redis.call('ZRANGE', prefix .. 'networks:' .. id, 0, -1, 'REV', 'WITHSCORES'),
+    uses and {cmsgpack.unpack(uses)} or {},
     redis.call('HGET', prefix .. 'grants:' .. id, 'latest') or '',
   }
 end
@@ -161,7 +159,7 @@ impl Export {
 
     async fn write_firm(&self, names: &Names, firm: FirmId, out: &mut Outgoing<'_>) -> Result<(), MoveError> {
         out.put(Piece::Firm(firm.clone()))?;
-        let keys = [names.of_firm(&firm, "keys")];
+        let keys = keys::names_of_keys(names, &firm);
         let mut first = 0;
         loop {
             let arguments = [names.prefix.clone(), first.to_string(), (first + PAGE - 1).to_string()];
@@ -242,16 +240,12 @@ fn ranks(command: &str, name: String, first: usize) -> redis::Cmd {
     ranks
 }
 
-/// A key's record, last use, tools and networks with their times, and its window's clock.
-type RawKey = (Fields, Fields, Vec<(String, String)>, Vec<(String, String)>, String);
+/// A key's record, what its uses have told, and its window's clock.
+type RawKey = (Fields, Vec<String>, String);
 
-fn read_key((record, uses, tools, networks, counted): &RawKey) -> Result<MovedKey, StoreError> {
-    let seen = |pairs: &[(String, String)]| -> Result<Vec<Seen>, StoreError> {
-        pairs.iter().map(|(what, at)| Ok(Seen { what: what.clone(), at: keys::time(at)? })).collect()
-    };
-    let uses = KeyUses { last: keys::last_use(uses)?, tools: seen(tools)?, networks: seen(networks)?, hours: keys::hours(uses)? };
+fn read_key((record, told, counted): &RawKey) -> Result<MovedKey, StoreError> {
     let counted: Option<Timestamp> = if counted.is_empty() { None } else { Some(keys::time(counted)?) };
-    Ok(MovedKey::new(&keys::read_record(record)?, uses, counted))
+    Ok(MovedKey::new(&keys::read_record(record)?, uses::read(told)?, counted))
 }
 
 /// A store that is moved into.
@@ -268,7 +262,7 @@ pub(crate) struct Import {
 struct Batch {
     /// The names that they write, as a Cluster wants them told.
     keys: BTreeSet<String>,
-    words: Vec<String>,
+    words: Vec<Vec<u8>>,
     commands: usize,
     pieces: usize,
 }
@@ -276,19 +270,19 @@ struct Batch {
 impl Batch {
     /// The second word is the key that is written.
     fn add<const N: usize>(&mut self, words: [&str; N]) {
-        self.add_all(words.into_iter().map(str::to_owned).collect());
+        self.add_all(words.iter().map(|word| word.as_bytes().to_vec()).collect());
     }
 
-    fn add_all(&mut self, words: Vec<String>) {
-        self.keys.extend(words.get(1).cloned());
-        self.words.push(words.len().to_string());
+    fn add_all(&mut self, words: Vec<Vec<u8>>) {
+        self.keys.extend(words.get(1).map(|key| String::from_utf8_lossy(key).into_owned()));
+        self.words.push(words.len().to_string().into_bytes());
         self.words.extend(words);
         self.commands += 1;
     }
 
     /// Names and arguments of the script.
-    fn spelt(self) -> (Vec<String>, Vec<String>) {
-        (self.keys.into_iter().collect(), [self.commands.to_string()].into_iter().chain(self.words).collect())
+    fn spelt(self) -> (Vec<String>, Vec<Vec<u8>>) {
+        (self.keys.into_iter().collect(), [self.commands.to_string().into_bytes()].into_iter().chain(self.words).collect())
     }
 
     fn add_spool(&mut self, names: &Names, spool: Uuid, sequence: u64) {
@@ -301,6 +295,7 @@ impl Batch {
     fn add_firm(&mut self, names: &Names, firm: &FirmId) {
         self.add(["DEL", &names.of_firm(firm, "log")]);
         self.add(["DEL", &names.of_firm(firm, "times")]);
+        self.add(["DEL", &names.of_firm(firm, "changes")]);
         self.add(["ZADD", &names.named("firms"), "NX", "+inf", firm.as_str()]);
         self.pieces += 1;
     }
@@ -321,39 +316,28 @@ impl Batch {
                 hash.extend(fields.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
             }
         }
-        self.add_all(hash);
+        self.add_all(hash.into_iter().map(String::into_bytes).collect());
         self.add(["SET", &names.id(record.id), &record.digest.hex()]);
         self.add(["ZADD", &names.of_firm(&record.firm_id, "keys"), &created, &id]);
-        self.add_uses(names, record.id, &key.uses);
+        if let Some(told) = uses::pack_moved(&key.uses) {
+            let command = ["HSET", &names.of_firm(&record.firm_id, "uses"), &id].map(|word| word.as_bytes().to_vec());
+            self.add_all(command.into_iter().chain([told]).collect());
+        }
         self.pieces += 1;
     }
 
-    fn add_uses(&mut self, names: &Names, key: KeyId, uses: &KeyUses) {
-        if let Some(last) = &uses.last {
-            let text = |text: &Option<String>| text.clone().unwrap_or_default();
-            let (at, agent, address) = (last.at.micros().to_string(), text(&last.user_agent), text(&last.client_ip));
-            self.add(["HSET", &names.of_key("uses", key), "at", &at, "user_agent", &agent, "client_ip", &address]);
-        }
-        for (what, seen) in [("tools", &uses.tools), ("networks", &uses.networks)] {
-            for seen in seen {
-                self.add(["ZADD", &names.of_key(what, key), &seen.at.micros().to_string(), &seen.what]);
-            }
-        }
-        for counted in &uses.hours {
-            let [field, value] = keys::write_hour(counted);
-            self.add(["HSET", &names.of_key("uses", key), &field, &value]);
-        }
-    }
-
     /// A block is told by its id; arrivals stay what they were, so that whoever follows the log goes on where it was.
-    fn add_block(&mut self, names: &Names, open: &OpenBlock) -> Result<(), StoreError> {
+    fn add_block(&mut self, names: &Names, open: &OpenBlock) {
         let place = blocks::place(open.arrival);
-        let text = std::str::from_utf8(open.block.bytes()).map_err(|_| corrupt("a record is not made of texts"))?;
-        let newest = open.block.newest().to_string();
-        self.add(["XADD", &names.of_firm(&open.firm, "log"), &place, "records", text]);
-        self.add(["ZADD", &names.of_firm(&open.firm, "times"), &newest, &place]);
+        let (newest, about) = (open.block.newest().to_string(), open.block.about());
+        let entry = ["XADD", &names.of_firm(&open.firm, "log"), &place, "records"].map(|word| word.as_bytes().to_vec());
+        self.add_all(entry.into_iter().chain([open.block.bytes().to_vec()]).collect());
+        let member = format!("{place} {about}");
+        self.add(["ZADD", &names.of_firm(&open.firm, "times"), &newest, &member]);
+        if about.starts_with('!') {
+            self.add(["ZADD", &names.of_firm(&open.firm, "changes"), &newest, &member]);
+        }
         self.add(["ZADD", &names.named("firms"), "LT", &newest, open.firm.as_str()]);
-        Ok(())
     }
 }
 
@@ -441,6 +425,7 @@ impl Import {
         }
         let open = self.open.get_or_insert_with(|| OpenBlock { firm: moved.record.firm_id.clone(), block: Block::default(), arrival: 0 });
         open.block.push_as(moved.arrival & NUMBER_MAX, micros, record.bytes());
+        open.block.note(&moved.record.key_id.to_string(), moved.record.action != Action::Use);
         open.arrival = moved.arrival;
         Ok(())
     }
@@ -450,7 +435,8 @@ impl Import {
         let Some(open) = self.open.take() else { return Ok(()) };
         let store = self.store.clone();
         let names = store.names_of(FirmTag::of(&open.firm));
-        self.batch(names)?.add_block(names, &open)
+        self.batch(names)?.add_block(names, &open);
+        Ok(())
     }
 
     fn section(&self) -> Result<&FirmId, StoreError> {

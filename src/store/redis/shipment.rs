@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::blocks::Block;
 use super::corrupt;
 use super::schema::Names;
+use super::uses::{self, put};
 use crate::domain::{Action, Field, FirmId, FirmTag, KeyId, Outcome, Timestamp, WrittenRecord};
 use crate::store::StoreError;
 use crate::store::uses::{HourOfUse, hour_of, network, tool};
@@ -23,6 +24,7 @@ use crate::store::uses::{HourOfUse, hour_of, network, tool};
 /// An argument of a script.
 pub(super) enum Argument<'a> {
     Bytes(&'a [u8]),
+    Packed(Vec<u8>),
     Text(String),
     Number(u64),
     Time(i64),
@@ -32,6 +34,7 @@ impl ToRedisArgs for Argument<'_> {
     fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
         match self {
             Self::Bytes(bytes) => out.write_arg(bytes),
+            Self::Packed(bytes) => out.write_arg(bytes),
             Self::Text(text) => out.write_arg(text.as_bytes()),
             Self::Number(number) => number.write_redis_args(out),
             Self::Time(micros) => micros.write_redis_args(out),
@@ -72,6 +75,8 @@ struct Told<'a> {
     client_ip: Option<&'a str>,
     /// Whether it is of a use that was allowed.
     is_use: bool,
+    /// Whether it is of a creation or a revocation.
+    is_change: bool,
 }
 
 impl<'a> Prepared<'a> {
@@ -119,7 +124,7 @@ impl<'a> Prepared<'a> {
 
     /// What one partition has to be told of these places in the batch, but for those up to `mark`.
     pub(super) fn part(&'a self, places: &Range<usize>, mark: u64, is_here: impl Fn(usize) -> bool) -> Part<'a> {
-        let mut part = Part { packed: Vec::new(), firms: Vec::new(), known: HashMap::new(), keys: HashMap::new() };
+        let mut part = Part { packed: Vec::new(), firms: Vec::new(), known: HashMap::new() };
         let records = self.records.get(places.clone()).unwrap_or_default();
         for told in records.iter().filter(|told| told.sequence > mark && is_here(told.firm)) {
             part.packed.push(self.packed.get(told.packed.clone()).unwrap_or_default());
@@ -135,12 +140,12 @@ pub(super) struct Part<'a> {
     firms: Vec<FirmPart<'a>>,
     /// Where each firm of the batch is among these.
     known: HashMap<usize, usize>,
-    keys: HashMap<&'a str, Uses<'a>>,
 }
 
 struct FirmPart<'a> {
     firm: &'a FirmId,
     blocks: Vec<Block>,
+    keys: HashMap<&'a str, Uses<'a>>,
 }
 
 /// What a batch tells of one key: the newest use, and what it was used with.
@@ -156,7 +161,7 @@ impl<'a> Part<'a> {
     fn take(&mut self, firms: &'a [FirmId], told: &'a Told<'a>) {
         let place = *self.known.entry(told.firm).or_insert(self.firms.len());
         if place == self.firms.len() {
-            self.firms.extend(firms.get(told.firm).map(|firm| FirmPart { firm, blocks: Vec::new() }));
+            self.firms.extend(firms.get(told.firm).map(|firm| FirmPart { firm, blocks: Vec::new(), keys: HashMap::new() }));
         }
         let Some(part) = self.firms.get_mut(place) else { return };
         if part.blocks.last().is_none_or(|block| !block.admits(told.micros)) {
@@ -164,9 +169,10 @@ impl<'a> Part<'a> {
         }
         if let Some(block) = part.blocks.last_mut() {
             block.push(told.micros, told.record.bytes());
+            block.note(told.key, told.is_change);
         }
         if told.is_use {
-            self.keys.entry(told.key).or_default().note(told);
+            part.keys.entry(told.key).or_default().note(told);
         }
     }
 
@@ -175,20 +181,23 @@ impl<'a> Part<'a> {
     /// # Errors
     /// `Corrupt` when a key's id is none.
     pub(super) fn spelt(&self, names: &Names) -> Result<(Vec<String>, Vec<Argument<'_>>), StoreError> {
-        let mut keys = Vec::with_capacity(2 * self.firms.len() + 3 * self.keys.len());
+        let mut keys = Vec::with_capacity(4 * self.firms.len());
         let mut arguments = vec![self.packed.len().into()];
         arguments.extend(self.packed.iter().map(|packed| Argument::Bytes(packed)));
         arguments.push(self.firms.len().into());
-        for FirmPart { firm, blocks } in &self.firms {
-            keys.extend(["log", "times"].map(|what| names.of_firm(firm, what)));
+        for FirmPart { firm, blocks, keys: used } in &self.firms {
+            keys.extend(["log", "times", "changes", "uses"].map(|what| names.of_firm(firm, what)));
             arguments.extend([firm.as_str().into(), blocks.len().into()]);
-            arguments.extend(blocks.iter().flat_map(|block| [Argument::Time(block.newest()), Argument::Bytes(block.bytes())]));
-        }
-        arguments.push(self.keys.len().into());
-        for (key, uses) in &self.keys {
-            let key: KeyId = key.parse().map_err(|_| corrupt("a record's key is none"))?;
-            keys.extend(["uses", "tools", "networks"].map(|what| names.of_key(what, key)));
-            uses.spell(&mut arguments);
+            arguments.extend(blocks.iter().flat_map(|block| {
+                [Argument::Time(block.newest()), Argument::Text(block.about()), Argument::Bytes(block.bytes())]
+            }));
+            let (mut ids, mut notes) = (Vec::with_capacity(40 * used.len()), Vec::with_capacity(160 * used.len()));
+            for (key, uses) in used {
+                key.parse::<KeyId>().map_err(|_| corrupt("a record's key is none"))?;
+                put(&mut ids, key.as_bytes());
+                put(&mut notes, &uses.packed());
+            }
+            arguments.extend([Argument::Packed(ids), Argument::Packed(notes)]);
         }
         Ok((keys, arguments))
     }
@@ -208,19 +217,16 @@ impl<'a> Uses<'a> {
         newer(&mut self.client_ips, told.client_ip, told.micros);
     }
 
-    fn spell<'b>(&'b self, arguments: &mut Vec<Argument<'b>>) {
-        let Some(last) = self.last else { return };
-        arguments.extend([Argument::Time(last.micros), last.user_agent.unwrap_or("").into(), last.client_ip.unwrap_or("").into()]);
-        for (seen, word) in [(&self.user_agents, tool as fn(&str) -> Option<String>), (&self.client_ips, network)] {
+    fn packed(&self) -> Vec<u8> {
+        let words = |seen: &HashMap<&str, i64>, word: fn(&str) -> Option<String>| {
             let mut words = HashMap::new();
             for (text, micros) in seen {
                 newer(&mut words, word(text), *micros);
             }
-            arguments.push(words.len().into());
-            arguments.extend(words.into_iter().flat_map(|(word, micros)| [Argument::Time(micros), Argument::Text(word)]));
-        }
-        arguments.push(self.hours.len().into());
-        arguments.extend(self.hours.iter().flat_map(|counted| [Argument::Number(counted.hour), Argument::Number(counted.count)]));
+            words.into_iter().map(|(word, micros)| (micros, word)).collect()
+        };
+        let last = self.last.map(|last| (Some(last.micros), last.user_agent.unwrap_or(""), last.client_ip.unwrap_or("")));
+        uses::pack(last.unwrap_or_default(), &self.hours, words(&self.user_agents, tool), words(&self.client_ips, network))
     }
 }
 
@@ -233,7 +239,7 @@ fn newer<T: Eq + Hash>(seen: &mut HashMap<T, i64>, what: Option<T>, micros: i64)
 
 /// Appends a record's fields as the contract tells them, and answers what shipping has to know of it, and its firm.
 fn pack<'a>(record: &'a WrittenRecord, packed: &mut Vec<u8>, calendar: &mut Calendar) -> Result<(Told<'a>, &'a str), StoreError> {
-    let mut told = Told { record, packed: 0..0, sequence: 0, micros: 0, firm: 0, key: "", user_agent: None, client_ip: None, is_use: true };
+    let mut told = Told { record, packed: 0..0, sequence: 0, micros: 0, firm: 0, key: "", user_agent: None, client_ip: None, is_use: true, is_change: false };
     let (mut firm, mut seen, mut fields) = ("", 0, record.fields());
     for (field, text) in fields.by_ref() {
         seen |= bit(field);
@@ -253,7 +259,10 @@ fn pack<'a>(record: &'a WrittenRecord, packed: &mut Vec<u8>, calendar: &mut Cale
             Field::KeyId => told.key = text,
             Field::UserAgent => told.user_agent = Some(text),
             Field::ClientIp => told.client_ip = Some(text),
-            Field::Action => told.is_use &= text == Action::Use.word(),
+            Field::Action => {
+                told.is_change = text != Action::Use.word();
+                told.is_use &= !told.is_change;
+            }
             Field::Outcome => told.is_use &= text == Outcome::Allowed.word(),
             _ => {}
         }
@@ -289,22 +298,6 @@ const NEEDED: [Field; 10] = [
 
 const fn bit(field: Field) -> u32 {
     1 << field as u32
-}
-
-/// Appends a text as MessagePack's `fixstr`, `str 16` or `str 32`.
-fn put(packed: &mut Vec<u8>, text: &[u8]) {
-    match (u8::try_from(text.len()), u16::try_from(text.len())) {
-        (Ok(length @ ..32), _) => packed.push(0xa0 | length),
-        (_, Ok(length)) => {
-            packed.push(0xda);
-            packed.extend_from_slice(&length.to_be_bytes());
-        }
-        _ => {
-            packed.push(0xdb);
-            packed.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
-        }
-    }
-    packed.extend_from_slice(text);
 }
 
 /// A UUID as people are told it.

@@ -6,8 +6,7 @@
 use std::time::Duration;
 
 use super::keys::{number, words};
-use super::schema;
-use super::{RedisStore, corrupt};
+use super::{RedisStore, corrupt, window_scripts};
 use crate::domain::window::{GRANT_LIFE, GRANT_LIFE_LONG, GRANT_SHARE, GrantId, WINDOW};
 use crate::mutants::{self, Mutant};
 use crate::store::{Partition, PermitRequest, Permits, RecalledKey, StoreError};
@@ -18,7 +17,7 @@ const GROUPS_MAX: usize = 8;
 
 pub(super) async fn permits(store: &RedisStore, request: PermitRequest) -> Result<Permits, StoreError> {
     let keys = ["window", "grants"].map(|what| store.names_of(request.tag).of_key(what, request.key));
-    let answer: Vec<String> = store.connections.hot().call(&schema::PERMITS, &keys, &arguments(&request)).await?;
+    let answer: Vec<String> = store.connections.hot().call(&window_scripts::PERMITS, &keys, &arguments(&request)).await?;
     match &*words(&answer) {
         ["granted", id, count, life, remaining, reset] => Ok(Permits::Granted {
             id: GrantId(number(id)?),
@@ -70,7 +69,7 @@ pub(super) async fn recall(store: &RedisStore, partition: Partition, keys: Vec<R
             arguments.extend([used.grant.0.to_string(), used.number.to_string(), used.age.as_micros().to_string()]);
         }
     }
-    store.connections.bulk().call::<u64>(&schema::RECALL, &names, &arguments).await.map(drop)
+    store.connections.bulk().call::<u64>(&window_scripts::RECALL, &names, &arguments).await.map(drop)
 }
 
 /// How long an open grant's permits may be spent, as the script counts it.
