@@ -92,6 +92,8 @@ struct Knowledge {
     lease: AtomicU64,
     /// Until when the store's incarnation is too new to be trusted: `NEVER` until it was told what it may have forgotten.
     settling_until: AtomicU64,
+    /// Whether this start met first an incarnation in which others have settled.
+    joins_settled: AtomicBool,
     /// Whether the log was told that the store cannot be told what it forgot.
     is_told_of_failure: AtomicBool,
     /// The incarnation that was met last.
@@ -145,6 +147,10 @@ impl Coherence {
     /// When the store does not answer; `Unsafe` when it is not the one that is known, with the way out.
     pub async fn join(&self) -> Result<(), StoreError> {
         let joined = try_join_all(self.all_partitions().map(|partition| self.renew(partition))).await;
+        // All begin to be trusted at the same time, or a replica that starts would be ready for some firms and not for others.
+        if !self.partitions.iter().all(|knowledge| knowledge.joins_settled.load(Ordering::SeqCst)) {
+            self.partitions.iter().for_each(|knowledge| knowledge.joins_settled.store(false, Ordering::SeqCst));
+        }
         joined.map(drop).map_err(|error| match (error, self.memory.file()) {
             (StoreError::Foreign(why), Some(file)) => StoreError::Unsafe(format!(
                 "{why}; the known one is written down in {file:?}: bring it back, or, if its keys are meant to be lost, start once with allow_unsafe: true or remove that file"
@@ -187,7 +193,7 @@ impl Coherence {
                     match told {
                         Told::All if self.applied(partition) == before => {
                             self.watch_sessions(partition).await;
-                            usual.saturating_sub(clock::boot_now().since(began))
+                            self.settles_in(partition).unwrap_or(usual).min(usual.saturating_sub(clock::boot_now().since(began)))
                         }
                         Told::All | Told::Some => Duration::ZERO,
                         Told::Failed => usual.min(self.renewal_max()),
@@ -245,6 +251,14 @@ impl Coherence {
     fn is_settled(&self, partition: Partition) -> bool {
         let knowledge = self.knowledge(partition);
         clock::boot_now().nanos() >= knowledge.settling_until.load(Ordering::SeqCst) && knowledge.trouble.read().is_none()
+    }
+
+    /// How long until a renewal brings trust to a partition that has none yet, and has been told all.
+    fn settles_in(&self, partition: Partition) -> Option<Duration> {
+        let knowledge = self.knowledge(partition);
+        let until = BootInstant::from_nanos(knowledge.settling_until.load(Ordering::SeqCst));
+        let is_settling = knowledge.valid_until.load(Ordering::SeqCst) == 0 && until != BootInstant::NEVER;
+        is_settling.then(|| until.since(clock::boot_now()))
     }
 
     /// Whether each request needs an answer of the store that was asked for after the request arrived.
@@ -322,7 +336,7 @@ impl Coherence {
         let sent = clock::boot_now();
         let applied = self.applied(partition);
         let data_set = self.memory.data_set(partition);
-        let request = RenewalRequest { replica: self.replica.clone(), incarnation: self.incarnation, partition, applied, data_set };
+        let request = RenewalRequest { replica: self.replica.clone(), incarnation: self.incarnation, partition, applied, data_set, settled: self.trusted(partition) };
         let answered = in_time(self.renewal_max(), self.store.renew(request.clone())).await;
         let renewal = answered.inspect_err(|error| self.disbelieve(partition, error))?;
         if mutants::active(Mutant::AckUnapplied) {
@@ -339,7 +353,7 @@ impl Coherence {
             // An epoch that went back is another past, whoever tells it.
             let is_known = renewal.epoch >= applied && knowledge.met.read().as_ref() == Some(&renewal.store);
             if !is_known {
-                self.meet(partition, renewal.store);
+                self.meet(partition, renewal.store, renewal.is_settled);
             }
         }
         self.believe(partition);
@@ -361,8 +375,9 @@ impl Coherence {
     }
 
     /// Another incarnation of the store: nothing cached is believed any more, and nothing at all until it was told what it
-    /// may have forgotten, and for a term after that, when every other replica that lives has done the same.
-    fn meet(&self, partition: Partition, store: StoreIncarnation) {
+    /// may have forgotten, and for a term after that, when every other replica that lives has done the same. Whoever starts
+    /// beside one who has waited for that term need not wait again: it would learn nothing in it.
+    fn meet(&self, partition: Partition, store: StoreIncarnation, is_settled: bool) {
         let knowledge = self.knowledge(partition);
         if let Err(error) = self.memory.learn(partition, &store.data_set) {
             tracing::error!(%error, "cannot write down which data set the store holds; the next start will take any");
@@ -373,8 +388,9 @@ impl Coherence {
         knowledge.valid_until.store(0, Ordering::SeqCst);
         self.meetings.send_modify(|meetings| *meetings += 1);
         self.forget_cache();
+        knowledge.joins_settled.store(is_settled && met.is_none(), Ordering::SeqCst);
         *met = Some(store);
-        tracing::info!(partition = partition.0, "met a new incarnation of the store; requests are refused for a term");
+        tracing::info!(partition = partition.0, is_settled, "met a new incarnation of the store; unless others have settled in it, requests are refused for a term");
     }
 
     /// A store that is a stranger, or of another version, is not believed from now on, whatever lease was left.

@@ -39,6 +39,9 @@ pub(crate) struct State {
     pub(crate) recalled: usize,
     pub(crate) is_asking: bool,
     pub(crate) is_foreign: bool,
+    pub(crate) is_settled: bool,
+    /// What the last renewal said to be trusted.
+    pub(crate) trusted: Option<StoreIncarnation>,
     /// What every look-up finds, and how many there were.
     pub(crate) record: Option<KeyRecord>,
     pub(crate) finds: usize,
@@ -77,6 +80,7 @@ impl Store for Puppet {
     fn renew(&self, request: RenewalRequest) -> BoxFuture<'_, Result<Renewal, StoreError>> {
         let mut state = self.state.lock();
         state.acknowledged.push(request.applied.0);
+        state.trusted = request.settled;
         if state.is_foreign {
             return async { Err(StoreError::Foreign("another".into())) }.boxed();
         }
@@ -85,6 +89,7 @@ impl Store for Puppet {
             news: Invalidations::Revoked(state.revoked.drain(..).collect()),
             trust: if state.is_asking { Trust::Asking(LEASE) } else { Trust::Lease(LEASE) },
             store: Self::incarnation(state.run),
+            is_settled: state.is_settled,
             time: None,
         };
         drop(state);

@@ -97,7 +97,8 @@ impl Coherence {
         let met = knowledge.met.read();
         if met.as_ref() == Some(told) {
             let lease = Duration::from_nanos(knowledge.lease.load(Ordering::SeqCst));
-            let term = if mutants::active(Mutant::TrustNewStore) { Duration::ZERO } else { term_of(lease) };
+            let is_over = knowledge.joins_settled.load(Ordering::SeqCst) || mutants::active(Mutant::TrustNewStore);
+            let term = if is_over { Duration::ZERO } else { term_of(lease) };
             knowledge.settling_until.store(clock::boot_now().plus(term).nanos(), Ordering::SeqCst);
         }
     }

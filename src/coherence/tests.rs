@@ -194,6 +194,26 @@ async fn a_new_incarnation_is_trusted_a_term_after_it_was_told_and_nothing_cache
 }
 
 #[tokio::test]
+async fn who_starts_where_others_have_settled_tells_what_it_remembers_and_trusts_at_once() {
+    let bench = Bench::new();
+    bench.store.state.lock().is_settled = true;
+    bench.coherence.bury([digest(1)]);
+    bench.coherence.join().await.unwrap();
+    assert!(!bench.coherence.is_coherent() && bench.store.state.lock().trusted.is_none(), "not before it has told");
+    assert_eq!(bench.tell().await, Told::All);
+    bench.coherence.join().await.unwrap();
+    assert!(bench.coherence.is_coherent() && bench.store.state.lock().reasserted.iter().sum::<usize>() == 1);
+    bench.coherence.join().await.unwrap();
+    assert_eq!(bench.store.state.lock().trusted, Some(Puppet::incarnation("first")), "and says so to those who come");
+    // What it met later may have forgotten what it told the first.
+    bench.store.state.lock().run = "second";
+    bench.coherence.join().await.unwrap();
+    assert_eq!(bench.tell().await, Told::All);
+    bench.coherence.join().await.unwrap();
+    assert!(!bench.coherence.is_coherent(), "one that runs waits for its term");
+}
+
+#[tokio::test]
 async fn who_has_told_an_earlier_incarnation_does_not_begin_the_term_of_the_next() {
     let bench = Bench::new();
     bench.coherence.renew(ZERO).await.unwrap();

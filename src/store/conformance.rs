@@ -190,7 +190,7 @@ pub(super) async fn find(store: &Arc<dyn Store>, key: &KeyRecord) -> Found {
 async fn renew(store: &Arc<dyn Store>, applied: Epoch) -> Renewal {
     let partition = home(store, "firm-1").await;
     let (replica, incarnation) = (ReplicaId::new("replica-1"), Uuid::from_u128(1));
-    let request = RenewalRequest { replica, incarnation, partition, applied, data_set: None };
+    let request = RenewalRequest { replica, incarnation, partition, applied, data_set: None, settled: None };
     store.renew(request).await.unwrap()
 }
 

@@ -187,6 +187,7 @@ mod tests {
 
     fn well(health: &Health, incarnation: &str) {
         let renewal = Renewal {
+            is_settled: false,
             epoch: super::super::Epoch(1),
             news: super::super::Invalidations::Flush,
             trust: super::super::Trust::UntilTold,

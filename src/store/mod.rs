@@ -95,6 +95,8 @@ pub struct RenewalRequest {
     pub applied: Epoch,
     /// The data set that must answer; `None` takes any, before one is known.
     pub data_set: Option<String>,
+    /// The incarnation that this replica trusts, a term after it told it all that it remembers.
+    pub settled: Option<StoreIncarnation>,
 }
 
 /// The partition's answer.
@@ -108,6 +110,8 @@ pub struct Renewal {
     pub trust: Trust,
     /// Which life of the store answered.
     pub store: StoreIncarnation,
+    /// Whether a replica has settled in that incarnation: all that lived then have told it what they remember.
+    pub is_settled: bool,
     /// What the store's own clock says, where it is not this machine's.
     pub time: Option<Timestamp>,
 }

@@ -135,7 +135,14 @@ impl Store for EmbeddedStore {
             return std::future::ready(Err(StoreError::Unavailable("the store's writer has ended".into()))).boxed();
         }
         let (epoch, news) = self.news.lock().after(request.applied);
-        std::future::ready(Ok(Renewal { epoch, news, trust: Trust::UntilTold, store: StoreIncarnation::default(), time: None })).boxed()
+        std::future::ready(Ok(Renewal {
+            epoch,
+            news,
+            trust: Trust::UntilTold,
+            store: StoreIncarnation::default(),
+            is_settled: false,
+            time: None,
+        })).boxed()
     }
 
     fn epoch(&self, _partition: Partition) -> BoxFuture<'_, Result<(Epoch, StoreIncarnation), StoreError>> {

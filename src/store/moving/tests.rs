@@ -309,6 +309,7 @@ async fn a_store_that_a_gateway_works_on_is_not_moved() {
     let stop = tasks.stopping();
     let replica = ReplicaId::new("replica-7");
     let renewal = RenewalRequest {
+        settled: None,
         replica: replica.clone(),
         incarnation: Uuid::from_u128(1),
         partition: Partition(0),
@@ -335,6 +336,7 @@ async fn a_moved_redis_is_the_same_data_set_to_who_knows_it() {
     let (first, between, last) = (Place::partitioned(3), Place::file(), Place::partitioned(2));
     let store = first.open().await;
     let renewal = |number| RenewalRequest {
+        settled: None,
         replica: ReplicaId::new("replica-7"),
         incarnation: Uuid::from_u128(1),
         partition: Partition(number),

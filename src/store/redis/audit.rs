@@ -245,7 +245,7 @@ mod tests {
         let store = server.open().await.unwrap();
         let (replica, spool) = (crate::domain::ReplicaId::new("replica-1"), Uuid::from_u128(7));
         let partition = crate::store::Partition(0);
-        let renewal = RenewalRequest { replica, incarnation: Uuid::nil(), partition, applied: Epoch(0), data_set: None };
+        let renewal = RenewalRequest { replica, incarnation: Uuid::nil(), partition, applied: Epoch(0), data_set: None, settled: None };
         store.renew(renewal).await.unwrap();
         assert_eq!(store.shipped(spool).await.unwrap(), Sequence(0));
         store.connections.bulk().send::<String>(&redis::cmd("FLUSHALL")).await.unwrap();
@@ -316,6 +316,61 @@ mod tests {
         let mut expected: Vec<_> = all.iter().map(|record| record.event_id).collect();
         expected.sort_unstable();
         assert_eq!(arrived, expected, "each once");
+    }
+
+    /// How often blocks were read by what `asking` does.
+    async fn reads_of(server: &super::super::testing::Server, asking: impl Future<Output = ActivityPage>) -> (Vec<u128>, u64) {
+        let store = server.open().await.unwrap();
+        let line = store.connections.bulk();
+        let count = async || {
+            let told: String = line.send(redis::cmd("INFO").arg("commandstats")).await.unwrap();
+            let calls = told.lines().find_map(|line| line.strip_prefix("cmdstat_xrange:calls=")).unwrap_or("0,");
+            calls.split_once(',').unwrap().0.parse::<u64>().unwrap()
+        };
+        let before = count().await;
+        let page = asking.await;
+        (page.records.iter().map(|record| record.event_id.as_u128()).collect(), count().await - before)
+    }
+
+    #[tokio::test]
+    async fn what_is_rare_in_a_long_log_is_found_without_reading_the_rest_and_trimmed_with_it() {
+        let server = super::super::testing::Server::start();
+        let store = server.open().await.unwrap();
+        let names = store.names(crate::store::Partition(0));
+        let (firm, rare) = (AuditRecord::example(0).firm_id, crate::domain::KeyId::new(Uuid::from_u128(77)));
+        // 600 blocks of one record each: a minute passes between any two.
+        let begin = crate::clock::wall_now().minus(std::time::Duration::from_secs(36_000)).micros();
+        let mut records: Vec<AuditRecord> = (0..600_u128)
+            .map(|number| {
+                let time = Timestamp::from_micros(begin + i64::try_from(number).unwrap() * 60_000_000);
+                let key_id = crate::domain::KeyId::new(Uuid::from_u128(number % 7));
+                AuditRecord { time, key_id, ..AuditRecord::example(number) }
+            })
+            .collect();
+        (records[3].action, records[300].action) = (Action::Create, Action::Revoke);
+        (records[5].key_id, records[310].key_id) = (rare, rare);
+        ship_all(&store, 1, records).await;
+        let query = || asked(ActivityOrder::NewestFirst { after: None }, 50);
+        let ask = async |action, key| {
+            let query = ActivityQuery { action, key, ..query() };
+            reads_of(&server, async { store.activity(query).await.unwrap() }).await
+        };
+        assert_eq!(ask(Some(Action::Create), None).await, (vec![3], 2));
+        assert_eq!(ask(Some(Action::Revoke), None).await, (vec![300], 2));
+        assert_eq!(ask(None, Some(rare)).await, (vec![310, 5], 2));
+        assert_eq!(ask(Some(Action::Create), Some(rare)).await, (vec![], 0));
+        assert_eq!(ask(Some(Action::Use), Some(rare)).await, (vec![310, 5], 2));
+        let mut newest = AuditRecord::example(1_000);
+        newest.time = crate::clock::wall_now();
+        newest.sequence = std::num::NonZeroU64::new(1);
+        let age_max = Some(std::time::Duration::from_secs(21_000));
+        store.ship(AuditBatch { spool: Uuid::from_u128(2), records: vec![newest.into()], lost_up_to: None, age_max }).await.unwrap();
+        assert_eq!(ask(Some(Action::Create), None).await, (vec![], 1), "the revocation alone is left");
+        assert_eq!(ask(None, Some(rare)).await.0, [310]);
+        let line = store.connections.bulk();
+        let left: u64 = line.send(redis::cmd("ZCARD").arg(names.of_firm(&firm, "changes"))).await.unwrap();
+        let kept: u64 = line.send(redis::cmd("XLEN").arg(names.of_firm(&firm, "log"))).await.unwrap();
+        assert_eq!((left, kept), (1, line.send(redis::cmd("ZCARD").arg(names.of_firm(&firm, "times"))).await.unwrap()));
     }
 
     #[tokio::test]

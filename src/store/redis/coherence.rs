@@ -18,7 +18,7 @@ use crate::store::{Epoch, Invalidations, Partition, Renewal, RenewalRequest, Ses
 
 pub(super) async fn renew(store: &RedisStore, request: RenewalRequest) -> Result<Renewal, StoreError> {
     let names = store.names(request.partition);
-    let keys = ["epoch", "sessions", "revoked", "untold", "store", "schema"].map(|name| names.named(name));
+    let keys = ["epoch", "sessions", "revoked", "untold", "store", "schema", "settled"].map(|name| names.named(name));
     let (lease, trust) = match store.revocations {
         Revocations::Lease => (store.lease, Trust::Lease(store.lease)),
         // Nobody has to wait for a replica that asks for each request.
@@ -32,12 +32,13 @@ pub(super) async fn renew(store: &RedisStore, request: RenewalRequest) -> Result
         lease.as_millis().to_string(),
         clock::fresh_uuid().to_string(),
         known.clone(),
+        request.settled.map_or_else(String::new, |settled| settled.run),
     ];
     let answer: Vec<String> = store.connections.hot().call(&schema::RENEW, &keys, &arguments).await?;
-    let (word, epoch, data_set, run, time, digests) = match answer.as_slice() {
+    let (word, epoch, data_set, run, time, settled, digests) = match answer.as_slice() {
         [word, found] if word == "other" => return Err(foreign(&known, found)),
         [word, found] if word == "layout" => return Err(another_layout(found)),
-        [word, epoch, data_set, run, time, digests @ ..] => (word, epoch, data_set, run, time, digests),
+        [word, epoch, data_set, run, time, settled, digests @ ..] => (word, epoch, data_set, run, time, settled, digests),
         _ => return Err(corrupt("a renewal's answer is too short")),
     };
     let news = match word.as_str() {
@@ -52,7 +53,8 @@ pub(super) async fn renew(store: &RedisStore, request: RenewalRequest) -> Result
     store.connections.identity().learn(&names.named("store"), data_set);
     let time = i64::try_from(number(time)?).map(Timestamp::from_micros).map_err(|_| corrupt("the store's time is none"))?;
     let incarnation = StoreIncarnation { data_set: data_set.clone(), run: run.clone() };
-    Ok(Renewal { epoch: Epoch(number(epoch)?), news, trust, store: incarnation, time: Some(time) })
+    let is_settled = settled == "settled";
+    Ok(Renewal { epoch: Epoch(number(epoch)?), news, trust, store: incarnation, is_settled, time: Some(time) })
 }
 
 fn foreign(known: &str, found: &str) -> StoreError {

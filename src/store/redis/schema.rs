@@ -11,6 +11,7 @@
 //   epoch                        number                   sessions              replica, incarnation → applied, renewals, lease
 //   revoked                      stream, id = epoch       untold                newest epoch that left that stream
 //   store                        a token, made once       barrier               nothing; written before a WAIT
+//   settled                      the run that some gateway trusts, a term after it told it all that it remembered
 //   id:KEY                       → digest                 record:DIGEST         hash: the record
 //   firm:N:FIRM:live             set of live key ids, never a counter; firm:N:FIRM:creator:N:USER:live likewise
 //   firm:N:FIRM:keys             key ids by creation      call:N:FIRM:N:USER:…  Idempotency-Key → digest, 24 h
@@ -186,9 +187,9 @@ return fields
     )
 });
 
-/// KEYS epoch, sessions, revoked, untold, store, schema. ARGV replica, incarnation, applied, lease in ms, fresh token,
-/// the data set that is known or nothing. Answers `layout` or `other` and what was found, having changed nothing; else
-/// `flush` or `revoked`, the epoch, the data set, the run, the time in µs and the digests revoked since `applied`.
+/// KEYS epoch, sessions, revoked, untold, store, schema, settled. ARGV replica, incarnation, applied, lease in ms, fresh
+/// token, the data set that is known or nothing, the run that is trusted or nothing. Answers `layout` or `other` and what was found, having changed nothing; else
+/// `flush` or `revoked`, the epoch, the data set, the run, the time in µs, `settled` or nothing, and the digests revoked since `applied`.
 /// Who says it has applied more than there is has seen another store, and has applied nothing of this one.
 pub(super) static RENEW: LazyLock<Script> = LazyLock::new(|| {
     let layout = format!("local layout = '{SCHEMA}'\n{INCARNATION}");
@@ -200,7 +201,8 @@ if ARGV[6] ~= '' and found[1] ~= ARGV[6] then return {'other', found[1] or ''} e
 if found[2] and found[2] ~= layout then return {'layout', found[2]} end
 if ARGV[6] ~= '' and not found[2] then return {'layout', ''} end
 local epoch = redis.call('GET', KEYS[1]) or '0'
-redis.call('SET', KEYS[5], ARGV[5], 'NX')
+-- In what begins with this call nobody can have forgotten anything.
+local is_new = redis.call('SET', KEYS[5], ARGV[5], 'NX')
 redis.call('SET', KEYS[6], layout, 'NX')
 local foreign = tonumber(ARGV[3]) > tonumber(epoch)
 local session = ARGV[1] .. ' ' .. ARGV[2]
@@ -209,8 +211,17 @@ local renewals = known and tonumber(string.match(known, '^%d+ (%d+)')) or 0
 local applied = foreign and '0' or ARGV[3]
 redis.call('HSET', KEYS[2], session, applied .. ' ' .. string.format('%.0f', renewals + 1) .. ' ' .. ARGV[4])
 local run = incarnation()
+local settled = redis.call('GET', KEYS[7])
+if foreign then
+  redis.call('DEL', KEYS[7])
+  settled = false
+elseif (is_new or ARGV[7] == run) and settled ~= run then
+  redis.call('SET', KEYS[7], run)
+  settled = run
+end
 local time = redis.call('TIME')
-local answer = {'revoked', epoch, redis.call('GET', KEYS[5]), run, time[1] .. string.format('%06d', tonumber(time[2]))}
+local answer = {'revoked', epoch, redis.call('GET', KEYS[5]), run, time[1] .. string.format('%06d', tonumber(time[2])),
+  settled == run and 'settled' or ''}
 if foreign or tonumber(applied) < tonumber(redis.call('GET', KEYS[4]) or '0') then
   answer[1] = 'flush'
   return answer
