@@ -336,7 +336,14 @@ impl Coherence {
         let sent = clock::boot_now();
         let applied = self.applied(partition);
         let data_set = self.memory.data_set(partition);
-        let request = RenewalRequest { replica: self.replica.clone(), incarnation: self.incarnation, partition, applied, data_set, settled: self.trusted(partition) };
+        let request = RenewalRequest {
+            replica: self.replica.clone(),
+            incarnation: self.incarnation,
+            partition,
+            applied,
+            data_set,
+            settled: self.trusted(partition),
+        };
         let answered = in_time(self.renewal_max(), self.store.renew(request.clone())).await;
         let renewal = answered.inspect_err(|error| self.disbelieve(partition, error))?;
         if mutants::active(Mutant::AckUnapplied) {
@@ -390,7 +397,11 @@ impl Coherence {
         self.forget_cache();
         knowledge.joins_settled.store(is_settled && met.is_none(), Ordering::SeqCst);
         *met = Some(store);
-        tracing::info!(partition = partition.0, is_settled, "met a new incarnation of the store; unless others have settled in it, requests are refused for a term");
+        tracing::info!(
+            partition = partition.0,
+            is_settled,
+            "met a new incarnation of the store; unless others have settled in it, requests are refused for a term"
+        );
     }
 
     /// A store that is a stranger, or of another version, is not believed from now on, whatever lease was left.

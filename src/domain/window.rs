@@ -284,7 +284,10 @@ mod tests {
         let (id, _) = granted(window.request(START, want, &[], 1_000)).expect("the first");
         window.request(START, soon(1), &[], 1_000);
         let later = START.plus(GRANT_LIFE).plus(WINDOW);
-        assert!(matches!(window.request(later, soon(1), &[], 1_000), Permits::Granted { remaining: 959, .. }), "the brief one is over first");
+        assert!(
+            matches!(window.request(later, soon(1), &[], 1_000), Permits::Granted { remaining: 959, .. }),
+            "the brief one is over first"
+        );
         let used = [GrantReport { id, uses: vec![Duration::from_secs(30)] }];
         window.request(later, soon(1), &used, 1_000);
         let all = GRANT_LIFE_LONG + WINDOW;

@@ -738,7 +738,10 @@ async fn a_grant_lives_long_only_where_it_leaves_half_of_the_limit_free(subject:
             Permits::Granted { id, count, life, remaining, .. } => {
                 taken += count;
                 let is_far = life == GRANT_LIFE_LONG;
-                assert!(is_far && remaining >= 320 && count > 2 || life == GRANT_LIFE && count <= 2, "{count} for {life:?}, {remaining} left");
+                assert!(
+                    is_far && remaining >= 320 && count > 2 || life == GRANT_LIFE && count <= 2,
+                    "{count} for {life:?}, {remaining} left"
+                );
                 lives.push(is_far);
                 reports.push(GrantReport { id, uses: vec![Duration::from_millis(1); count as usize] });
             }

@@ -222,11 +222,8 @@ impl Grant {
     /// second of its life, so that next to the limit little is left unused. For longer: as many as go on at this rate.
     fn next_want(&self, now: BootInstant) -> Wanted {
         let (used, passed) = (u32::try_from(self.uses.len()).unwrap_or(u32::MAX), now.since(self.asked_at));
-        let soon = if self.left == 0 && passed <= GRANT_LIFE {
-            used.saturating_mul(2)
-        } else {
-            scaled(used, passed.min(self.life), GRANT_LIFE)
-        };
+        let soon =
+            if self.left == 0 && passed <= GRANT_LIFE { used.saturating_mul(2) } else { scaled(used, passed.min(self.life), GRANT_LIFE) };
         Wanted { soon, long: scaled(used, passed, GRANT_LIFE_LONG).min(used.saturating_mul(GROWTH_MAX)) }
     }
 }
@@ -318,7 +315,6 @@ mod tests {
         held.granted(Grant::new(GrantId(8), (1, GRANT_LIFE), 1_000, START), seen);
         held.take(START, 1_000);
         assert_eq!(held.begin_call(after_ms(60)).0, Wanted { soon: 2, long: 4 }, "and grows in steps");
-
     }
 
     #[test]

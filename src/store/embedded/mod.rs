@@ -142,7 +142,8 @@ impl Store for EmbeddedStore {
             store: StoreIncarnation::default(),
             is_settled: false,
             time: None,
-        })).boxed()
+        }))
+        .boxed()
     }
 
     fn epoch(&self, _partition: Partition) -> BoxFuture<'_, Result<(Epoch, StoreIncarnation), StoreError>> {
@@ -347,7 +348,14 @@ mod tests {
         let store = EmbeddedStore::open(folder.path()).unwrap();
         let tag = FirmTag::of(&key.record.firm_id);
         match store
-            .permits(PermitRequest { tag, key: key.record.id, limit: 100, want: crate::domain::window::Wanted { soon: 1, long: 0 }, reports: vec![], store: StoreIncarnation::default() })
+            .permits(PermitRequest {
+                tag,
+                key: key.record.id,
+                limit: 100,
+                want: crate::domain::window::Wanted { soon: 1, long: 0 },
+                reports: vec![],
+                store: StoreIncarnation::default(),
+            })
             .await
             .unwrap()
         {

@@ -15,7 +15,8 @@ pub(super) static MARK: LazyLock<Script> = LazyLock::new(|| guarded("return redi
 
 /// KEYS mark, stream, firms, spools, each firm's log, times, changes and uses. ARGV prefix, oldest
 /// age kept in µs or nothing, up to where the spool has lost what is not here, first and last sequence of the batch, of
-/// which this partition has only its own records; number of those, each packed; number of firms, each: firm, number of
+/// which this partition has only its own records; number of runs of those, each: the names of their fields, number of records,
+/// their values, packed; number of firms, each: firm, number of
 /// blocks, each after its newest time and what it is about; the keys used, packed, and what is told of each, packed twice.
 /// Answers `taken` and the mark; or, having left nothing, `partly` and the mark where some were taken before, or `gap` and
 /// the mark where some are missing (protocol 3).
@@ -35,10 +36,26 @@ local function next_argument()
   at = at + 1
   return ARGV[at]
 end
+-- Adds an entry with these fields, whose values follow. The names are constants of it, which costs less than to tell them.
+local function adder_of(names)
+  local values, pairs = {}, {}
+  for name in string.gmatch(names, '[%l_]+') do
+    values[#values + 1] = 'v' .. #values
+    pairs[#pairs + 1] = string.format(', %q, v%d', name, #pairs)
+  end
+  local head = 'local call, stream, ' .. table.concat(values, ', ') .. ' = ... '
+  return loadstring(head .. [[call('XADD', stream, '*']] .. table.concat(pairs) .. ')')
+end
 if last > mark then
   local stream = KEYS[2]
-  for record = 7, 6 + tonumber(ARGV[6]) do call('XADD', stream, '*', unpacked(ARGV[record])) end
-  at = 6 + tonumber(ARGV[6])
+  local adders = {}
+  for run = 1, tonumber(ARGV[6]) do
+    local names, count = next_argument(), tonumber(next_argument())
+    local add = adders[names] or adder_of(names)
+    adders[names] = add
+    for record = at + 1, at + count do add(call, stream, unpacked(ARGV[record])) end
+    at = at + count
+  end
   local firms = {}
   for firm = 1, tonumber(next_argument()) do
     local name, oldest = next_argument(), math.huge

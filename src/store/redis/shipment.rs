@@ -2,9 +2,9 @@
 //! of keys.
 //!
 //! Tens of thousands of records a second go through here, so a record is read once, field by field, and nothing of it is
-//! copied but into the contract's fields. Those are packed into one argument of the script, names and values in turn
-//! (MessagePack, which Redis's Lua unpacks in one call), because each argument of its own costs Redis a quarter of a
-//! microsecond.
+//! copied but into the contract's fields. Their values are packed into one argument of the script (MessagePack, which
+//! Redis's Lua unpacks in one call), because each argument of its own costs Redis a quarter of a microsecond; their names,
+//! which nearly all records share, are told once for a run of records.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -58,14 +58,16 @@ impl From<usize> for Argument<'_> {
 pub(super) struct Prepared<'a> {
     records: Vec<Told<'a>>,
     packed: Vec<u8>,
+    shapes: Vec<Vec<Field>>,
     firms: Vec<FirmId>,
 }
 
 /// What shipping has to know of a record.
 struct Told<'a> {
     record: &'a WrittenRecord,
-    /// Where its packed fields are.
+    /// Where its packed values are, and which of the shapes names them.
     packed: Range<usize>,
+    shape: usize,
     sequence: u64,
     micros: i64,
     /// Which of the firms.
@@ -85,12 +87,16 @@ impl<'a> Prepared<'a> {
     /// # Errors
     /// `Corrupt` when one is not what a record must be.
     pub(super) fn of(records: &'a [WrittenRecord]) -> Result<Self, StoreError> {
-        let mut prepared =
-            Self { records: Vec::with_capacity(records.len()), packed: Vec::with_capacity(records.len() * 768), firms: Vec::new() };
-        let (mut firms, mut calendar) = (HashMap::new(), Calendar::default());
+        let mut prepared = Self {
+            records: Vec::with_capacity(records.len()),
+            packed: Vec::with_capacity(records.len() * 512),
+            shapes: Vec::new(),
+            firms: Vec::new(),
+        };
+        let (mut firms, mut calendar, mut shape) = (HashMap::new(), Calendar::default(), Vec::new());
         for record in records {
             let from = prepared.packed.len();
-            let (told, firm) = pack(record, &mut prepared.packed, &mut calendar)?;
+            let (told, firm) = pack(record, &mut prepared.packed, &mut shape, &mut calendar)?;
             let firm = match firms.get(firm) {
                 Some(place) => *place,
                 None => {
@@ -99,9 +105,17 @@ impl<'a> Prepared<'a> {
                     prepared.firms.len() - 1
                 }
             };
-            prepared.records.push(Told { packed: from..prepared.packed.len(), firm, ..told });
+            let shape = prepared.shape_of(&shape);
+            prepared.records.push(Told { packed: from..prepared.packed.len(), shape, firm, ..told });
         }
         Ok(prepared)
+    }
+
+    fn shape_of(&mut self, shape: &[Field]) -> usize {
+        self.shapes.iter().rposition(|known| known == shape).unwrap_or_else(|| {
+            self.shapes.push(shape.to_vec());
+            self.shapes.len() - 1
+        })
     }
 
     /// The first and last sequence; 1 and 0 when there are no records. The batch itself has no gap.
@@ -124,10 +138,16 @@ impl<'a> Prepared<'a> {
 
     /// What one partition has to be told of these places in the batch, but for those up to `mark`.
     pub(super) fn part(&'a self, places: &Range<usize>, mark: u64, is_here: impl Fn(usize) -> bool) -> Part<'a> {
-        let mut part = Part { packed: Vec::new(), firms: Vec::new(), known: HashMap::new() };
+        let mut part = Part { runs: Vec::new(), firms: Vec::new(), known: HashMap::new() };
         let records = self.records.get(places.clone()).unwrap_or_default();
         for told in records.iter().filter(|told| told.sequence > mark && is_here(told.firm)) {
-            part.packed.push(self.packed.get(told.packed.clone()).unwrap_or_default());
+            if part.runs.last().is_none_or(|run| run.shape != told.shape) {
+                let names = self.shapes.get(told.shape).map_or(&[][..], Vec::as_slice);
+                part.runs.push(Run { shape: told.shape, names, packed: Vec::new() });
+            }
+            if let Some(run) = part.runs.last_mut() {
+                run.packed.push(self.packed.get(told.packed.clone()).unwrap_or_default());
+            }
             part.take(&self.firms, told);
         }
         part
@@ -136,10 +156,17 @@ impl<'a> Prepared<'a> {
 
 /// The records of one partition.
 pub(super) struct Part<'a> {
-    packed: Vec<&'a [u8]>,
+    runs: Vec<Run<'a>>,
     firms: Vec<FirmPart<'a>>,
     /// Where each firm of the batch is among these.
     known: HashMap<usize, usize>,
+}
+
+/// Records that follow each other and have the same fields.
+struct Run<'a> {
+    shape: usize,
+    names: &'a [Field],
+    packed: Vec<&'a [u8]>,
 }
 
 struct FirmPart<'a> {
@@ -182,15 +209,21 @@ impl<'a> Part<'a> {
     /// `Corrupt` when a key's id is none.
     pub(super) fn spelt(&self, names: &Names) -> Result<(Vec<String>, Vec<Argument<'_>>), StoreError> {
         let mut keys = Vec::with_capacity(4 * self.firms.len());
-        let mut arguments = vec![self.packed.len().into()];
-        arguments.extend(self.packed.iter().map(|packed| Argument::Bytes(packed)));
+        let mut arguments = vec![self.runs.len().into()];
+        for run in &self.runs {
+            let names: Vec<&str> = run.names.iter().map(|field| field.name()).collect();
+            arguments.extend([Argument::Text(names.join(" ")), run.packed.len().into()]);
+            arguments.extend(run.packed.iter().map(|packed| Argument::Bytes(packed)));
+        }
         arguments.push(self.firms.len().into());
         for FirmPart { firm, blocks, keys: used } in &self.firms {
             keys.extend(["log", "times", "changes", "uses"].map(|what| names.of_firm(firm, what)));
             arguments.extend([firm.as_str().into(), blocks.len().into()]);
-            arguments.extend(blocks.iter().flat_map(|block| {
-                [Argument::Time(block.newest()), Argument::Text(block.about()), Argument::Bytes(block.bytes())]
-            }));
+            arguments.extend(
+                blocks
+                    .iter()
+                    .flat_map(|block| [Argument::Time(block.newest()), Argument::Text(block.about()), Argument::Bytes(block.bytes())]),
+            );
             let (mut ids, mut notes) = (Vec::with_capacity(40 * used.len()), Vec::with_capacity(160 * used.len()));
             for (key, uses) in used {
                 key.parse::<KeyId>().map_err(|_| corrupt("a record's key is none"))?;
@@ -237,13 +270,32 @@ fn newer<T: Eq + Hash>(seen: &mut HashMap<T, i64>, what: Option<T>, micros: i64)
     }
 }
 
-/// Appends a record's fields as the contract tells them, and answers what shipping has to know of it, and its firm.
-fn pack<'a>(record: &'a WrittenRecord, packed: &mut Vec<u8>, calendar: &mut Calendar) -> Result<(Told<'a>, &'a str), StoreError> {
-    let mut told = Told { record, packed: 0..0, sequence: 0, micros: 0, firm: 0, key: "", user_agent: None, client_ip: None, is_use: true, is_change: false };
+/// Appends the values of a record's fields as the contract tells them, and answers what shipping has to know of it, and its
+/// firm; `shape` becomes the fields.
+fn pack<'a>(
+    record: &'a WrittenRecord,
+    packed: &mut Vec<u8>,
+    shape: &mut Vec<Field>,
+    calendar: &mut Calendar,
+) -> Result<(Told<'a>, &'a str), StoreError> {
+    shape.clear();
+    let mut told = Told {
+        record,
+        packed: 0..0,
+        shape: 0,
+        sequence: 0,
+        micros: 0,
+        firm: 0,
+        key: "",
+        user_agent: None,
+        client_ip: None,
+        is_use: true,
+        is_change: false,
+    };
     let (mut firm, mut seen, mut fields) = ("", 0, record.fields());
     for (field, text) in fields.by_ref() {
         seen |= bit(field);
-        put(packed, field.name().as_bytes());
+        shape.push(field);
         match field {
             Field::EventId => {
                 put_event(packed, text)?;
@@ -273,7 +325,7 @@ fn pack<'a>(record: &'a WrittenRecord, packed: &mut Vec<u8>, calendar: &mut Cale
     }
     if seen & bit(Field::Outcome) == 0 {
         told.is_use = false;
-        put(packed, Field::Outcome.name().as_bytes());
+        shape.push(Field::Outcome);
         put(packed, Outcome::Unknown.word().as_bytes());
     }
     if let Some(missing) = NEEDED.into_iter().find(|field| seen & bit(*field) == 0) {
@@ -357,6 +409,15 @@ mod tests {
         texts
     }
 
+    /// Names and values, as consumers read them.
+    fn told(record: &WrittenRecord) -> Result<Vec<(&'static str, String)>, StoreError> {
+        let (mut packed, mut shape) = (Vec::new(), Vec::new());
+        pack(record, &mut packed, &mut shape, &mut Calendar::default())?;
+        let values = unpacked(&packed);
+        assert_eq!(values.len(), shape.len());
+        Ok(shape.into_iter().map(Field::name).zip(values).collect())
+    }
+
     #[test]
     fn consumers_are_told_what_the_activity_api_tells() {
         let mut record = AuditRecord::example(5);
@@ -366,10 +427,9 @@ mod tests {
         open.outcome = Outcome::Unknown;
         (open.status, open.reason) = (None, Some("x".repeat(31)));
         for record in [record, open] {
-            let (written, mut packed) = (WrittenRecord::from(&record), Vec::new());
-            pack(&written, &mut packed, &mut Calendar::default()).unwrap();
-            let told: serde_json::Map<_, _> =
-                unpacked(&packed).chunks_exact(2).map(|pair| (pair[0].clone(), serde_json::Value::String(pair[1].clone()))).collect();
+            let written = WrittenRecord::from(&record);
+            let told = told(&written).unwrap().into_iter().map(|(name, value)| (name.to_owned(), serde_json::Value::String(value)));
+            let told: serde_json::Map<_, _> = told.collect();
             assert_eq!(serde_json::Value::Object(told), serde_json::to_value(&record).unwrap());
         }
     }
@@ -380,16 +440,34 @@ mod tests {
         let without = |missing: Field| {
             let mut written = WrittenRecord::new();
             full.fields().filter(|(field, _)| *field != missing).for_each(|(field, text)| written.push(field, text));
-            let mut packed = Vec::new();
-            pack(&written, &mut packed, &mut Calendar::default()).map(|_| unpacked(&packed)).map_err(|error| error.to_string())
+            told(&written).map_err(|error| error.to_string())
         };
-        assert!(without(Field::Outcome).unwrap().ends_with(&["outcome".into(), "unknown".into()]));
+        assert!(without(Field::Outcome).unwrap().ends_with(&[("outcome", "unknown".into())]));
         assert!(without(Field::Status).is_ok());
         for field in NEEDED {
             assert!(without(field).unwrap_err().contains(field.name()));
         }
         let torn = WrittenRecord::from_bytes(&full.bytes()[..full.bytes().len() - 1]);
-        assert!(pack(&torn, &mut Vec::new(), &mut Calendar::default()).is_err());
+        assert!(told(&torn).is_err());
+    }
+
+    #[test]
+    fn names_are_told_once_for_records_that_have_the_same_fields() {
+        let record = |sequence: u64, traceparent: Option<&str>| {
+            let traceparent = traceparent.map(str::to_owned);
+            let sequence = std::num::NonZeroU64::new(sequence);
+            WrittenRecord::from(AuditRecord { sequence, traceparent, ..AuditRecord::example(u128::from(sequence.unwrap().get())) })
+        };
+        let records = [record(1, None), record(2, None), record(3, Some("00-1-2-01")), record(4, None)];
+        let prepared = Prepared::of(&records).unwrap();
+        let runs = |mark| -> Vec<(usize, bool)> {
+            let part = prepared.part(&(0..4), mark, |_| true);
+            part.runs.iter().map(|run| (run.packed.len(), run.names.contains(&Field::Traceparent))).collect()
+        };
+        assert_eq!(
+            (prepared.shapes.len(), runs(0), runs(1)),
+            (2, vec![(2, false), (1, true), (1, false)], vec![(1, false), (1, true), (1, false)])
+        );
     }
 
     #[test]

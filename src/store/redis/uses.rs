@@ -114,7 +114,11 @@ fn lines<N: Ord + Copy + std::fmt::Display>(mut all: Vec<(N, String)>, most: usi
 /// Reads the six texts, or none of them.
 pub(super) fn read(parts: &[String]) -> Result<KeyUses, StoreError> {
     let [at, user_agent, client_ip, hours, tools, networks] = parts else {
-        return if parts.is_empty() { Ok(KeyUses::default()) } else { Err(corrupt("what a key was used with has a part too many or too few")) };
+        return if parts.is_empty() {
+            Ok(KeyUses::default())
+        } else {
+            Err(corrupt("what a key was used with has a part too many or too few"))
+        };
     };
     let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     let last = match text(at) {
@@ -204,7 +208,11 @@ mod tests {
             "another hour and another tool"
         );
         let next_day = key_uses(AT + 9, &[(124, 4)], &[(AT - 1, "curl")]);
-        assert_eq!(noted(&[first.clone(), next_day]).await, key_uses(AT + 9, &[(124, 4)], &[(AT, "curl")]), "an hour a day ago is forgotten");
+        assert_eq!(
+            noted(&[first.clone(), next_day]).await,
+            key_uses(AT + 9, &[(124, 4)], &[(AT, "curl")]),
+            "an hour a day ago is forgotten"
+        );
         let names: Vec<String> = (0..12).map(|number| format!("tool-{number}")).collect();
         let notes: Vec<KeyUses> =
             names.iter().zip(AT..).map(|(name, at)| key_uses(at, &[(100, 1)], &[(at, name)])).chain([first]).collect();
