@@ -5,8 +5,10 @@
 
 use std::collections::HashMap;
 
+use futures_util::FutureExt;
 use serde_json::Value;
 
+use super::look_ups::Answers;
 use super::schema::{self, Names};
 use super::script::NONE;
 use super::{RedisStore, audit, corrupt, uses};
@@ -26,11 +28,24 @@ const REASSERTED_BY: &str = "assure-gateway";
 
 pub(super) async fn find(store: &RedisStore, tag: FirmTag, digest: KeyDigest) -> Result<Found, StoreError> {
     let names = store.names_of(tag);
-    let keys = [names.named("epoch"), names.record(&digest)];
-    let answer: Vec<String> = store.connections.hot().call(&schema::FIND, &keys, NONE).await?;
-    let (epoch, fields) = answer.split_first().ok_or_else(|| corrupt("a look-up has no epoch"))?;
-    let record = if fields.is_empty() { None } else { Some(read_record(&paired(fields))?) };
-    Ok(Found { record, partition: names.partition, epoch: Epoch(number(epoch)?) })
+    let look_ups = store.look_ups.get(usize::from(names.partition.0)).expect("each partition has its own");
+    look_ups.find(digest, |digests| find_all(store, names, digests).boxed()).await
+}
+
+async fn find_all(store: &RedisStore, names: &Names, digests: Vec<KeyDigest>) -> Result<Answers<Found>, StoreError> {
+    let keys: Vec<String> = [names.named("epoch")].into_iter().chain(digests.iter().map(|digest| names.record(digest))).collect();
+    let (epoch, records): (String, Vec<Vec<Vec<u8>>>) = store.connections.hot().call(&schema::FIND, &keys, NONE).await?;
+    let epoch = Epoch(number(&epoch)?);
+    if records.len() != digests.len() {
+        return Err(corrupt("look-ups have too few answers"));
+    }
+    let found = |fields: Vec<Vec<u8>>| {
+        let fields: Result<Vec<String>, _> = fields.into_iter().map(String::from_utf8).collect();
+        let fields = fields.map_err(|_| corrupt("a key's record is not made of texts"))?;
+        let record = if fields.is_empty() { None } else { Some(read_record(&paired(&fields))?) };
+        Ok(Found { record, partition: names.partition, epoch })
+    };
+    Ok(records.into_iter().map(found).collect())
 }
 
 pub(super) async fn create(store: &RedisStore, new: NewKey) -> Result<Creation, StoreError> {
@@ -219,4 +234,40 @@ pub(super) fn time(text: &str) -> Result<Timestamp, StoreError> {
 
 pub(super) fn paired<T: AsRef<str>>(flat: &[T]) -> Fields {
     flat.chunks_exact(2).filter_map(|pair| Some((pair.first()?.as_ref().to_owned(), pair.last()?.as_ref().to_owned()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+
+    use super::super::testing::Server;
+    use super::*;
+    use crate::store::Store;
+    use crate::store::conformance::{created, new_key};
+
+    #[tokio::test]
+    async fn look_ups_that_go_together_are_answered_each_by_its_own_record() {
+        let server = Server::start();
+        let store = server.open().await.unwrap();
+        let shared: std::sync::Arc<dyn Store> = store.clone();
+        let (known, _) = created(&shared, new_key("firm-1", "ann")).await;
+        let (other, _) = created(&shared, new_key("firm-2", "ann")).await;
+        let names = store.names(crate::store::Partition(0));
+        let unknown = |number: u8| KeyDigest::from_bytes([number; 32]);
+        let line = store.connections.bulk();
+        line.send::<String>(redis::cmd("SET").arg(names.record(&unknown(1))).arg("no hash")).await.unwrap();
+        line.send::<u64>(redis::cmd("HSET").arg(names.record(&unknown(2))).arg("id").arg(&b"\xff"[..])).await.unwrap();
+        let mut digests = vec![unknown(1), known.digest, unknown(2), other.digest];
+        digests.extend((3..200).map(unknown));
+        let tag = FirmTag::of(&known.firm_id);
+        let found = join_all(digests.iter().map(|digest| find(&store, tag, *digest))).await;
+        let ids = found.iter().map(|found| found.as_ref().map(|found| found.record.as_ref().map(|record| record.id)));
+        let ids: Vec<_> = ids.map(|id| id.map_err(|error| matches!(error, StoreError::Corrupt(_)))).collect();
+        assert_eq!(ids[..4], [Err(true), Ok(Some(known.id)), Err(true), Ok(Some(other.id))]);
+        assert!(ids[4..].iter().all(|id| *id == Ok(None)) && found[1].as_ref().unwrap().epoch == Epoch(2));
+        let told: String = line.send(redis::cmd("INFO").arg("commandstats")).await.unwrap();
+        let calls =
+            told.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap().split_once(',').unwrap().0.to_owned();
+        assert!(calls.parse::<u64>().unwrap() < 60, "{calls} calls for 201 look-ups");
+    }
 }

@@ -9,7 +9,7 @@
 //! `layout` one that was begun otherwise, `identity` one that is not the one that is known. `outage` says what errors
 //! mean. `keys`, `coherence`, `window` and `audit` are the protocols; `audit` spells a `shipment`, keeps firms' logs in
 //! `blocks` and what was told of keys in `uses`. `log_scripts` and `window_scripts` are those that `schema` has no room for.
-//! `hints` hears of changes early.
+//! `look_ups` gathers those of a flood. `hints` hears of changes early.
 
 mod audit;
 mod blocks;
@@ -21,6 +21,7 @@ mod identity;
 mod keys;
 mod layout;
 mod log_scripts;
+mod look_ups;
 pub(in crate::store) mod moving;
 mod outage;
 mod schema;
@@ -47,6 +48,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use self::connection::Connections;
+use self::look_ups::LookUps;
 use self::schema::Names;
 use self::script::Script;
 use self::settings::Tolerance;
@@ -63,6 +65,7 @@ use crate::tasks::Tasks;
 pub struct RedisStore {
     connections: Connections,
     partitions: Box<[Names]>,
+    look_ups: Box<[LookUps<Found>]>,
     lease: Duration,
     revocations: Revocations,
     replicas_ack_min: u32,
@@ -102,6 +105,7 @@ impl RedisStore {
         let hints = hints::listen(connections.connector(), news, tasks, ended.clone());
         Ok(Arc::new(Self {
             connections,
+            look_ups: partitions.iter().map(|_| LookUps::default()).collect(),
             partitions,
             lease: config.coherence_lease,
             revocations: config.revocation,

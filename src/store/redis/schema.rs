@@ -176,13 +176,17 @@ pub(super) fn with_common(script: &str) -> Script {
     guarded(&format!("local letters, number_max = {{{letters}}}, '{NUMBER_MAX}'\n{COMMON}{script}"))
 }
 
-/// KEYS epoch, record. Answers the epoch and the record's fields, of one moment.
+/// KEYS epoch, records. Answers the epoch and each record's fields, of one moment.
 pub(super) static FIND: LazyLock<Script> = LazyLock::new(|| {
     guarded(
         r"
-local fields = redis.call('HGETALL', KEYS[2])
-table.insert(fields, 1, redis.call('GET', KEYS[1]) or '0')
-return fields
+local records = {}
+for at = 2, #KEYS do
+  local fields = redis.pcall('HGETALL', KEYS[at])
+  -- What is no record is that key's trouble alone.
+  records[at - 1] = fields.err and {'broken'} or fields
+end
+return {redis.call('GET', KEYS[1]) or '0', records}
 ",
     )
 });
