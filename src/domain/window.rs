@@ -253,21 +253,23 @@ mod tests {
     #[test]
     fn a_steady_sixteen_a_second_is_never_refused() {
         let (mut window, mut reports, mut want) = (Window::default(), Vec::new(), 1);
-        let mut held: Option<(GrantId, u32, BootInstant, Vec<Duration>)> = None;
+        let mut held: Option<(GrantId, u32, BootInstant, Duration, Vec<Duration>)> = None;
         for tick in 0..16 * 200_u64 {
             let now = START.plus(Duration::from_micros(62_500) * tick as u32);
-            let spendable = held.as_ref().is_some_and(|grant| grant.1 > 0 && now.since(grant.2) <= GRANT_LIFE);
+            let spendable = held.as_ref().is_some_and(|grant| grant.1 > 0 && now.since(grant.2) <= grant.3);
             if !spendable {
-                if let Some((id, _, _, uses)) = held.take() {
+                if let Some((id, _, _, _, uses)) = held.take() {
                     want = (uses.len() as u32 * 2).clamp(1, 64);
                     reports = vec![GrantReport { id, uses }];
                 }
-                let (id, count) = granted(window.request(now, soon(want), &reports, 1_000)).expect("a permit is free");
-                held = Some((id, count, now, Vec::new()));
+                let Permits::Granted { id, count, life, .. } = window.request(now, Wanted { soon: want, long: 64 }, &reports, 1_000) else {
+                    panic!("a permit is free");
+                };
+                held = Some((id, count, now, life, Vec::new()));
             }
             let grant = held.as_mut().expect("just granted");
             grant.1 -= 1;
-            grant.3.push(now.since(grant.2));
+            grant.4.push(now.since(grant.2));
         }
     }
 

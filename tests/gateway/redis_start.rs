@@ -3,7 +3,7 @@
 //!
 //! While it waits only ops listens, so that no balancer sends anybody, and nobody takes the process for dead.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -79,6 +79,34 @@ fn starts(gateway: &mut Gateway) {
     let key = gateway.key();
     eventually!(SOON, gateway.get(&key, "/ok").status == 200);
     assert!(gateway.log().matches("waiting for Redis").count() <= 3, "no flood:\n{}", gateway.log());
+}
+
+#[test]
+fn a_gateway_waits_a_term_at_its_start_only_where_redis_has_started_since_another_was_trusted() {
+    const TERM: Duration = Duration::from_millis(6_160);
+    let redis = Redis::start();
+    let begun = Instant::now();
+    let [mut first] = redis.gateways("6s");
+    assert!(begun.elapsed() < TERM, "in an empty Redis nothing can have been forgotten");
+    let key = first.key();
+    first.get(&key, "/ok").expect(200);
+    let begun = Instant::now();
+    let [second] = redis.gateways("6s");
+    assert!(begun.elapsed() < TERM, "beside one that is trusted");
+    second.get(&key, "/ok").expect(200);
+    drop(second);
+    first.kill9();
+    let begun = Instant::now();
+    first.restart();
+    assert!(begun.elapsed() < TERM, "after one that was trusted");
+    first.get(&key, "/ok").expect(200);
+    first.kill9();
+    redis.down();
+    redis.up();
+    let begun = Instant::now();
+    first.restart();
+    assert!(begun.elapsed() >= TERM, "another start of Redis may have forgotten what others remember");
+    first.get(&key, "/ok").expect(200);
 }
 
 #[test]

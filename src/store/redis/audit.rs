@@ -145,7 +145,7 @@ async fn newest_first(store: &RedisStore, query: &ActivityQuery, after: Option<A
     let earliest = query.since.map_or_else(|| "-inf".to_owned(), |since| since.micros().to_string());
     let key = query.key.map_or_else(String::new, |key| within(Field::KeyId, &key.to_string()));
     let action = query.action.map_or_else(String::new, |action| within(Field::Action, action.word()));
-    let key_end = query.key.map_or_else(String::new, |key| blocks::key_end(&key.to_string()).to_owned());
+    let key_end = query.key.map_or_else(String::new, |key| format!(",{}", blocks::key_end(&key.to_string())));
     let (mut records, mut waiting) = (Vec::new(), Vec::new());
     // One more than is wanted tells whether more follow.
     while records.len() <= wanted {

@@ -8,7 +8,7 @@
 //! The order by time is a sorted set of the blocks' ids by their newest record. No block spans more than [`SPAN`], so
 //! whoever looks for a moment begins that much later. Behind each id stands what the block is about, so that whoever looks
 //! for a key passes over others without reading them: `!` where it holds a creation or a revocation, and the ends of its
-//! keys' ids (`3f0c,91ab`), or `*` where they are too many.
+//! keys' ids (`,3f0c,91ab`), or `*` where they are too many.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ impl Block {
 
     /// What the index tells of it.
     pub(super) fn about(&self) -> String {
-        let keys = if self.keys.len() > KEYS_TOLD_MAX { "*".to_owned() } else { self.keys.join(",") };
+        let keys = if self.keys.len() > KEYS_TOLD_MAX { "*".to_owned() } else { self.keys.iter().map(|end| format!(",{end}")).collect() };
         if self.has_change { format!("!{keys}") } else { keys }
     }
 
@@ -181,11 +181,11 @@ mod tests {
         for key in ["01a2-3f0c", "77aa-3f0c", "91ab"] {
             block.note(key, false);
         }
-        assert_eq!(block.about(), "3f0c,91ab");
+        assert_eq!(block.about(), ",3f0c,91ab");
         block.note("x", true);
-        assert_eq!(block.about(), "!3f0c,91ab,x");
+        assert_eq!(block.about(), "!,3f0c,91ab,x");
         (0..13).for_each(|number| block.note(&format!("{number:04}"), false));
-        assert_eq!(block.about().split(',').count(), 16);
+        assert_eq!(block.about().split(',').count(), 17);
         block.note("ffff", false);
         assert_eq!(block.about(), "!*");
     }

@@ -102,7 +102,7 @@ return {'taken', text(last)}
 });
 
 /// KEYS firm's times or changes, firm's log. ARGV latest time, member below which a block of that time must be or nothing,
-/// earliest time, two texts that a block must hold or nothing, the end of a key's id that it must be about or nothing,
+/// earliest time, two texts that a block must hold or nothing, `,` and the end of a key's id that it must be about or nothing,
 /// bytes after which it is enough, most blocks read, most passed over. Answers the time and member of the last one passed,
 /// both empty when there are no more, and the blocks, newest first.
 pub(super) static NEWEST: LazyLock<Script> = LazyLock::new(|| {
@@ -112,21 +112,23 @@ local latest, before, key_end = ARGV[1], ARGV[2], ARGV[6]
 local answer, passed, looked, bytes, last = {'', ''}, 0, 0, 0, nil
 local function score(member) return redis.call('ZSCORE', KEYS[1], member) end
 local function holds(block, text) return text == '' or string.find(block, text, 1, true) end
-local function is_about(member)
-  return key_end == '' or string.sub(member, -1) == '*' or string.find(member, key_end, string.find(member, ' ', 1, true), true)
-end
+-- By ranks, which do not cost the more the further one has come.
+local first = latest == '+inf' and 0 or redis.call('ZCOUNT', KEYS[1], '(' .. latest, '+inf')
+local past = redis.call('ZCARD', KEYS[1])
+if ARGV[3] ~= '-inf' then past = past - redis.call('ZCOUNT', KEYS[1], '-inf', '(' .. ARGV[3]) end
+local find, byte = string.find, string.byte
 -- Among blocks of one time, those from `before` on were answered earlier.
 local is_level = before ~= ''
 while looked < tonumber(ARGV[8]) and passed < tonumber(ARGV[9]) do
-  local size = math.min(20 + passed, 1000)
-  local chunk = redis.call('ZRANGE', KEYS[1], latest, ARGV[3], 'BYSCORE', 'REV', 'LIMIT', passed, size)
-  if #chunk == 0 then return answer end
+  local from, size = first + passed, math.min(20 + passed, 1000)
+  if from >= past then return answer end
+  local chunk = redis.call('ZRANGE', KEYS[1], from, math.min(from + size, past) - 1, 'REV')
   for _, member in ipairs(chunk) do
     passed = passed + 1
     is_level = is_level and tonumber(score(member)) == tonumber(latest)
     if not is_level or member < before then
       last = member
-      if is_about(member) then
+      if key_end == '' or find(member, key_end, 1, true) or byte(member, -1) == 42 then
         looked = looked + 1
         local id = string.match(member, '^%S+')
         local entry = redis.call('XRANGE', KEYS[2], id, id)[1]

@@ -151,7 +151,7 @@ local function append(prefix, stream, firm, fields)
   local written, about = {}, '!'
   for at = 1, #fields, 2 do
     local name, value = fields[at], fields[at + 1]
-    if name == 'key_id' then about = '!' .. string.sub(value, -4) end
+    if name == 'key_id' then about = '!,' .. string.sub(value, -4) end
     if name == 'time' then value = now elseif name == 'event_id' then value = string.gsub(value, '-', '') end
     written[#written + 1] = letters[name] .. #value .. ':' .. value
   end
