@@ -137,7 +137,7 @@ impl Default for Limits {
             first_byte: Duration::from_secs(10),
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
-            rest: Duration::from_millis(500),
+            rest: Duration::from_millis(200),
             write_stall: Duration::from_secs(30),
             age: Duration::from_secs(3600),
         }
