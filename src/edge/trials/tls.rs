@@ -62,13 +62,13 @@ async fn settled(edge: &Edge, ca: &Path, first: [CipherSuite; 2]) -> CipherSuite
 }
 
 #[tokio::test]
-async fn the_fastest_suite_is_settled_unless_the_client_has_no_aes() {
+async fn the_fastest_suite_is_settled_whatever_the_client_puts_first() {
     use CipherSuite::{TLS13_AES_128_GCM_SHA256 as SHORT, TLS13_AES_256_GCM_SHA384 as LONG, TLS13_CHACHA20_POLY1305_SHA256 as CHACHA};
     let folder = tempfile::tempdir().unwrap();
     let (certificate, key) = certify(folder.path(), "first", 10);
     let edge = Edge::start(Options::new("edge"), Some(Tls::load(&certificate, &key).unwrap()));
-    for (first, wanted) in [([SHORT, LONG], SHORT), ([LONG, SHORT], SHORT), ([LONG, CHACHA], SHORT), ([CHACHA, LONG], CHACHA)] {
-        assert_eq!(settled(&edge, &certificate, first).await, wanted, "of {first:?}");
+    for first in [[SHORT, LONG], [LONG, SHORT], [LONG, CHACHA], [CHACHA, LONG]] {
+        assert_eq!(settled(&edge, &certificate, first).await, SHORT, "of {first:?}");
     }
 }
 
