@@ -153,6 +153,7 @@ impl Window {
     /// Keeps the order; a report is nearly always the newest, so this is nearly always a push.
     fn insert_use(&mut self, at: BootInstant) {
         let place = self.uses.partition_point(|known| *known <= at);
+        make_first_room(&mut self.uses, 1);
         self.uses.insert(place, at);
     }
 
@@ -178,6 +179,7 @@ impl Window {
         let id = GrantId(self.last_grant);
         let grant = OpenGrant { id, granted_at: self.latest, life, count };
         let place = self.open.partition_point(|known| known.released_at() <= grant.released_at());
+        make_first_room(&mut self.open, 1);
         self.open.insert(place, grant);
         id
     }
@@ -205,6 +207,13 @@ impl Window {
         let used = self.uses.front().map(|oldest| oldest.plus(WINDOW));
         let granted = self.open.front().map(OpenGrant::released_at);
         used.into_iter().chain(granted).min().map_or(WINDOW, |at| at.since(self.latest).min(WINDOW))
+    }
+}
+
+/// Room for exactly so many where there is nothing yet: a queue grows by four at first, and most keys have one use and one grant.
+pub fn make_first_room<T>(queue: &mut VecDeque<T>, count: usize) {
+    if queue.is_empty() {
+        queue.reserve_exact(count);
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Standing;
 use crate::domain::BootInstant;
-use crate::domain::window::{GRANT_LIFE, GRANT_LIFE_LONG, GrantId, GrantReport, RecalledUse, WINDOW, Wanted};
+use crate::domain::window::{GRANT_LIFE, GRANT_LIFE_LONG, GrantId, GrantReport, RecalledUse, WINDOW, Wanted, make_first_room};
 use crate::store::{Partition, StoreError};
 
 /// Permits asked for at once, at most: 16 a second need 16, and a minute's burst of 1,000 needs sixteen calls.
@@ -36,7 +36,8 @@ pub(super) struct Held {
     partition: Partition,
     denied: Option<Denial>,
     seen: Option<Seen>,
-    failure: Option<(BootInstant, StoreError)>,
+    /// Boxed, because it is rare and every key has room for it.
+    failure: Option<Box<(BootInstant, StoreError)>>,
     turn: Turn,
     /// What the last grant's fate suggests to ask for.
     want: Wanted,
@@ -138,6 +139,7 @@ impl Held {
         while self.past.front().is_some_and(|oldest| now.since(oldest.at) > REMEMBERED) {
             self.past.pop_front();
         }
+        make_first_room(&mut self.past, grant.uses.len());
         self.past.extend((1..).zip(&grant.uses).map(|(number, offset)| PastUse {
             grant: grant.id,
             number,
@@ -187,12 +189,12 @@ impl Held {
 
     /// Remembers that the store did not answer, for those who wait for the same answer.
     pub(super) fn failed(&mut self, at: BootInstant, error: StoreError) {
-        self.failure = Some((at, error));
+        self.failure = Some(Box::new((at, error)));
     }
 
     /// The failure of a call that ended while somebody waited.
     pub(super) fn failure_since(&self, waiting_since: BootInstant) -> Option<StoreError> {
-        self.failure.as_ref().filter(|(at, _)| *at >= waiting_since).map(|(_, error)| error.clone())
+        self.failure.as_ref().filter(|failure| failure.0 >= waiting_since).map(|failure| failure.1.clone())
     }
 
     /// Keeps reports of which nobody knows whether they arrived.
