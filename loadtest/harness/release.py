@@ -18,9 +18,6 @@ from .suites import UPLOAD_BYTES, Row
 from .targets import Gateway, GatewayRedis, Setup
 
 FOLDER = install.REPOSITORY / "target" / "released"
-PROFILE = FOLDER / "gateway.profdata"
-# What the profile was made of; a change of it makes another.
-MARK = FOLDER / "gateway.profdata.of"
 SECONDS = 3
 TLS = Setup(tls=True)
 # What a day is made of: mostly requests that are let through, on connections that stay.
@@ -44,22 +41,24 @@ def build(loadgen):
     if profdata is None:
         install.say("llvm-profdata of rustc's LLVM cannot be had here: this is a plain build, without a profile")
         return install.build_gateway()
-    made_of = digest_of_sources()
-    if not (PROFILE.exists() and MARK.exists() and MARK.read_text() == made_of):
-        make_profile(profdata, loadgen)
-        MARK.write_text(made_of)
+    # Named for what it was made of, because cargo looks at its name alone: another profile must be another flag.
+    profile = FOLDER / f"{digest_of_sources()[:16]}.profdata"
+    if not profile.exists():
+        make_profile(profile, profdata, loadgen)
     binary = FOLDER / "assure-gateway"
-    shutil.copy2(compile_with(f"-Cprofile-use={PROFILE}"), binary)
+    shutil.copy2(compile_with(f"-Cprofile-use={profile}"), binary)
     return binary
 
 
-def make_profile(profdata, loadgen):
+def make_profile(profile, profdata, loadgen):
     raw = FOLDER / "raw"
     shutil.rmtree(raw, ignore_errors=True)
     raw.mkdir(parents=True)
     install.say("building the gateway that writes the profile")
     train(compile_with(f"-Cprofile-generate={raw}"), loadgen)
-    subprocess.run([profdata, "merge", "-sparse", "-o", PROFILE, *raw.glob("*.profraw")], check=True)
+    for former in FOLDER.glob("*.profdata"):
+        former.unlink()
+    subprocess.run([profdata, "merge", "-sparse", "-o", profile, *raw.glob("*.profraw")], check=True)
     shutil.rmtree(raw)
 
 
