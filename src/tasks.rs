@@ -8,9 +8,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-/// Linux weighs it 335 where others have 1,024, and it is each thread's own.
-const NICENESS_OF_BATCHES: i32 = 5;
-
 /// The runtime that everything runs on: one worker thread for each core.
 ///
 /// # Panics
@@ -94,12 +91,6 @@ where
 /// scheduler, whoever has work for milliseconds keeps the core for its whole slice.
 pub fn give_way() {
     std::thread::yield_now();
-}
-
-/// Has the calling thread step back behind those that serve requests: where both want the same core, it gets a quarter of it.
-pub fn step_back() {
-    // To become nicer takes no right; where it fails all the same, latencies are longer and nothing else.
-    let _ = rustix::process::setpriority_process(None, NICENESS_OF_BATCHES);
 }
 
 /// Starts a named operating-system thread, for a writer that blocks all its life.

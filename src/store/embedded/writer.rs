@@ -122,7 +122,6 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, mut operations: mpsc::Receiver<Operation>) {
-        tasks::step_back();
         let mut group = Vec::with_capacity(GROUP_MAX);
         while operations.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
             self.serve(&mut group);
