@@ -7,11 +7,12 @@
 //! many. An END waits for nobody: it goes with the BEGINs that are gathered, or is written at once where there are none.
 //! Writes happen under the lock, in order: sequences are dense in the file too, and a torn entry is always the last.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use uuid::Uuid;
 
 use super::entry::{self, END_GROWTH_BYTES, ENTRY_BYTES_MAX, Frame, HEAD_BYTES, Head, Kind, NUMBER_MAX, Read};
@@ -103,7 +104,7 @@ impl Log {
             spool,
             held,
             spares: VecDeque::new(),
-            begun: HashMap::new(),
+            begun: HashMap::default(),
             unwritten: VecDeque::new(),
             stranded: Vec::new(),
             is_awaited: false,

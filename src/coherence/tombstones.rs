@@ -7,11 +7,11 @@
 //!
 //! Bounded: of more than a million the oldest half is let go, which no store forgets any more.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use foldhash::HashSet;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 

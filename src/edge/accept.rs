@@ -4,13 +4,13 @@
 //! descriptors, no memory) makes the loop wait without spinning. Every connection holds a [`Place`] until its socket
 //! is closed; places in all and per address are limited.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -135,7 +135,7 @@ impl Places {
     pub(super) fn new(name: &'static str, max: usize, per_address_max: usize, metrics: Metrics) -> Arc<Self> {
         let max = u32::try_from(max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX).max(1);
         let free = Arc::new(Semaphore::new(usize::try_from(max).unwrap_or(Semaphore::MAX_PERMITS)));
-        Arc::new(Self { name, max, per_address_max, free, by_address: Mutex::new(HashMap::new()), metrics })
+        Arc::new(Self { name, max, per_address_max, free, by_address: Mutex::default(), metrics })
     }
 
     /// Waits until there is room for one more connection, from wherever it comes.

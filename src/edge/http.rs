@@ -80,7 +80,8 @@ impl Server {
         let server = Arc::new(self);
         let connect = |tcp, address, reservation| {
             let connection = connection(tcp, address, reservation, server.clone(), service.clone(), ours.watch());
-            server.tasks.spawn("connection", connection);
+            // Boxed, because what is spawned is moved six times.
+            server.tasks.spawn("connection", Box::pin(connection));
         };
         let accepting = futures_util::future::join_all(
             listeners.into_iter().map(|listener| accept_loop(listener, places.clone(), server.drain.watch(), connect)),

@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::audit::{Spool, Ticket};
-use crate::clock;
+use crate::clock::{self, Moment};
 use crate::domain::{
     Action, AuditRecord, BootInstant, Field, KeyNamespace, KeyRecord, Outcome, Rejection, RequestId, Timestamp, WrittenRecord,
     is_traceparent,
@@ -21,7 +21,7 @@ use crate::metrics::{Metrics, RouteMetrics};
 
 use super::client_address::ClientAddress;
 use super::forward::{Meter, Share, TunnelEnd, TunnelOutcome};
-use super::limit::Standing;
+use super::limit::{Allowance, Standing};
 use super::policy::{Grant, Route};
 use super::resolve::CachedKey;
 use super::respond;
@@ -41,7 +41,7 @@ pub struct Exchange {
     request: RequestId,
     /// The same, as upstream and client are told.
     request_header: HeaderValue,
-    began: BootInstant,
+    began: Moment,
     decided: Timestamp,
     method: Method,
     host: Option<Box<str>>,
@@ -66,12 +66,17 @@ pub struct Exchange {
 
 /// Evidence: the use is in the spool, so that it will be recorded whatever happens now (K16).
 #[derive(Clone, Copy, Debug)]
-pub struct Begun<'a>(&'a Exchange);
+pub struct Begun<'a>(&'a Exchange, BootInstant);
 
 impl<'a> Begun<'a> {
     /// The exchange that has begun.
     pub fn exchange(self) -> &'a Exchange {
         self.0
+    }
+
+    /// When it was: what comes now is the upstream's time.
+    pub fn at(self) -> BootInstant {
+        self.1
     }
 }
 
@@ -99,12 +104,13 @@ impl Exchange {
     /// Opens the account of a request whose head has arrived. Boxed, because it is handed on a dozen times until the answer's end.
     pub fn open(parts: &Parts, client: ClientAddress, books: &Arc<Books>) -> Box<Self> {
         books.metrics.requests_in_flight.inc();
-        let request = RequestId::new(clock::fresh_uuid());
+        let began = Moment::now();
+        let request = RequestId::new(began.fresh_uuid());
         Box::new(Self {
             request,
             request_header: respond::request_id(request),
-            began: clock::boot_now(),
-            decided: clock::wall_now(),
+            began,
+            decided: began.wall(),
             method: parts.method.clone(),
             host: None,
             path: None,
@@ -174,9 +180,19 @@ impl Exchange {
     }
 
     /// Notes that the request was counted, and when; that moment is the record's time.
-    pub fn count(&mut self, standing: Standing) {
-        self.decided = clock::wall_now();
-        self.allowance = Some(standing);
+    pub fn count(&mut self, allowance: &Allowance) {
+        self.decided = self.began.wall_at(allowance.taken_at());
+        self.allowance = Some(allowance.standing());
+    }
+
+    /// When its head had arrived.
+    pub fn began(&self) -> BootInstant {
+        self.began.boot()
+    }
+
+    /// When it was counted; before that, when it began.
+    pub fn decided(&self) -> Timestamp {
+        self.decided
     }
 
     /// Notes which route decides, for records and metrics of refusals too.
@@ -196,8 +212,9 @@ impl Exchange {
     pub async fn begin(&mut self, grant: &Grant) -> Result<Begun<'_>, Rejection> {
         let known = self.known(grant.principal().cached());
         self.ticket = Some(self.books.spool.begin(self.request.uuid(), known).await.map_err(|_| Rejection::AuditUnavailable)?);
-        self.books.metrics.added_duration.observe(clock::boot_now().since(self.began).as_secs_f64());
-        Ok(Begun(self))
+        let now = clock::boot_now();
+        self.books.metrics.added_duration.observe(now.since(self.began()).as_secs_f64());
+        Ok(Begun(self, now))
     }
 
     /// Notes that the request is refused, for the record and the log.
@@ -206,7 +223,7 @@ impl Exchange {
         self.refusal = Some((Outcome::Refused(consequence.code), consequence.reason));
         self.books.metrics.rejections.with_label_values(&[consequence.reason]).inc();
         if self.ticket.is_none() {
-            self.books.metrics.added_duration.observe(clock::boot_now().since(self.began).as_secs_f64());
+            self.books.metrics.added_duration.observe(clock::boot_now().since(self.began()).as_secs_f64());
         }
         tracing::debug!(request_id = %self.request, client = %self.client.ip, reason = consequence.reason, "refused");
     }
@@ -329,7 +346,7 @@ impl Exchange {
     }
 
     fn close(&mut self) {
-        let took = clock::boot_now().since(self.began);
+        let took = clock::boot_now().since(self.began());
         let (outcome, reason) = self.outcome();
         self.show(outcome, took.as_secs_f64());
         let Some(key) = self.key.take() else { return };

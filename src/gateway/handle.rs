@@ -63,7 +63,7 @@ impl Gateway {
         let target = target::check(parts)?; // 400, 405, 414, 431
         exchange.aim(&target);
         let presented = credential::parse(&parts.headers, &self.namespace)?; // 400 two keys, 401 missing, malformed
-        let resolved = self.keyring.resolve(&presented).await?; // 401 unknown, 503 store away
+        let resolved = self.keyring.resolve(&presented, exchange.began()).await?; // 401 unknown, 503 store away
         exchange.identify(&resolved.key);
         mutants::trip("known");
         let principal = admit::admit(resolved)?; // 401 revoked, 503 replica out of coherence
@@ -74,11 +74,11 @@ impl Gateway {
         let allowance = taken // 429, 503
             .inspect_err(|_| exchange.allow(standing()))
             .map_err(|error| error.into_rejection(|error| resolve::store_failed(&error)))?;
-        exchange.count(allowance.standing());
+        exchange.count(&allowance);
         let route = settings.policy.route(&target, &parts.method)?; // 404 no route
         exchange.follow(route);
         let grant = route.grant(&principal, allowance, &target)?; // 403
-        let assertion = settings.signer.assert(&grant, exchange.request(), &parts.method);
+        let assertion = settings.signer.assert(&grant, exchange.request(), &parts.method, exchange.decided());
         exchange.hold(grant.share()?); // 503 when the firm has its share of the upstream
         let begun = exchange.begin(&grant).await?; // 503 when it cannot be audited
         mutants::trip("begun");
@@ -128,7 +128,9 @@ impl Gateway {
                 refused(&rejection, leftover, exchange, unread.and_then(|body| Rest::discard(body, &self.tasks)))
             }
             // Nobody is left to read an answer; the exchange closes as a client's abort.
-            Err(Failure::ClientGone) => respond::refuse(&target::unparsable(), exchange.request(), leftover).map(AnswerBody::for_nobody),
+            Err(Failure::ClientGone) => {
+                respond::refuse(&target::unparsable(), exchange.request_header(), leftover).map(AnswerBody::for_nobody)
+            }
         }
     }
 
@@ -155,7 +157,7 @@ impl Gateway {
 
 fn refused(rejection: &Rejection, leftover: Leftover, mut exchange: Box<Exchange>, rest: Option<Rest>) -> Response<AnswerBody> {
     exchange.refuse(rejection);
-    let mut response = respond::refuse(rejection, exchange.request(), leftover);
+    let mut response = respond::refuse(rejection, exchange.request_header(), leftover);
     exchange.answer(response.status());
     decorate(response.headers_mut(), &exchange);
     response.map(|body| match rest {
@@ -191,7 +193,7 @@ pub fn refuse_unparsed(rejection: &Rejection, client: IpAddr, metrics: &Metrics)
     let (request, reason) = (RequestId::new(clock::fresh_uuid()), rejection.consequence().reason);
     metrics.rejections.with_label_values(&[reason]).inc();
     tracing::debug!(request_id = %request, %client, reason, "refused before it was a request");
-    respond::refuse(rejection, request, Leftover::Body)
+    respond::refuse(rejection, &respond::request_id(request), Leftover::Body)
 }
 
 #[cfg(test)]

@@ -31,8 +31,8 @@ pub enum Leftover {
     Body,
 }
 
-/// The answer to a refused request.
-pub fn refuse(rejection: &Rejection, request: RequestId, leftover: Leftover) -> Response<Bytes> {
+/// The answer to a refused request, which `request` [names](request_id).
+pub fn refuse(rejection: &Rejection, request: &HeaderValue, leftover: Leftover) -> Response<Bytes> {
     let consequence = rejection.consequence();
     let mut response = Response::new(problem(rejection, request));
     *response.status_mut() = StatusCode::from_u16(consequence.status).expect("the table holds statuses of HTTP");
@@ -40,7 +40,7 @@ pub fn refuse(rejection: &Rejection, request: RequestId, leftover: Leftover) -> 
     headers.reserve(FIELDS_USUAL);
     headers.insert(CONTENT_TYPE, PROBLEM);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_REQUEST_ID, request_id(request));
+    headers.insert(X_REQUEST_ID, request.clone());
     if consequence.status == 401 {
         headers.insert(WWW_AUTHENTICATE, CHALLENGE);
     }
@@ -57,7 +57,9 @@ pub fn refuse(rejection: &Rejection, request: RequestId, leftover: Leftover) -> 
 
 /// `X-Request-Id`.
 pub fn request_id(request: RequestId) -> HeaderValue {
-    HeaderValue::from_bytes(&hyphenated(request)).expect("a UUID is ASCII")
+    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+    request.uuid().as_hyphenated().encode_lower(&mut text);
+    HeaderValue::from_bytes(&text).expect("a UUID is ASCII")
 }
 
 /// `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11), on every answer to a live key.
@@ -68,16 +70,16 @@ pub fn show_allowance(headers: &mut HeaderMap, standing: Standing) {
 
 /// The members of a problem, in the order of RFC 9457 section 3.1. Written by hand, because a flood of refusals is to cost
 /// next to nothing; of the texts only the detail can hold what JSON escapes.
-fn problem(rejection: &Rejection, request: RequestId) -> Bytes {
+fn problem(rejection: &Rejection, request: &HeaderValue) -> Bytes {
     let consequence = rejection.consequence();
     let status = StatusCode::from_u16(consequence.status).expect("the table holds statuses of HTTP");
-    let detail = serde_json::to_string(&*rejection.detail()).expect("writing text to memory does not fail");
+    let detail = quoted(&rejection.detail());
     let mut json = Vec::with_capacity(PROBLEM_BYTES_USUAL);
     let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| json.extend_from_slice(part));
     let title = status.canonical_reason().unwrap_or("Refused");
     put(&[b"{\"type\":\"", crate::domain::problem_type(consequence.code).as_bytes(), b"\",\"title\":\"", title.as_bytes()]);
     put(&[b"\",\"status\":", status.as_str().as_bytes(), b",\"detail\":", detail.as_bytes()]);
-    put(&[b",\"code\":\"", consequence.code.as_bytes(), b"\",\"request_id\":\"", &hyphenated(request), b"\""]);
+    put(&[b",\"code\":\"", consequence.code.as_bytes(), b"\",\"request_id\":\"", request.as_bytes(), b"\""]);
     if let Some(seconds) = consequence.retry_after_seconds {
         put(&[b",\"retry_after\":", itoa::Buffer::new().format(seconds).as_bytes()]);
     }
@@ -85,10 +87,10 @@ fn problem(rejection: &Rejection, request: RequestId) -> Bytes {
     json.into()
 }
 
-fn hyphenated(request: RequestId) -> [u8; uuid::fmt::Hyphenated::LENGTH] {
-    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-    request.uuid().as_hyphenated().encode_lower(&mut text);
-    text
+/// A text as JSON writes it (RFC 8259 section 7); most hold nothing to escape.
+fn quoted(text: &str) -> String {
+    let is_plain = text.bytes().fold(true, |plain, byte| plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\'));
+    if is_plain { ["\"", text, "\""].concat() } else { serde_json::to_string(text).expect("writing text to memory does not fail") }
 }
 
 #[cfg(test)]
@@ -98,11 +100,13 @@ mod tests {
     #[test]
     fn a_problem_is_json_whatever_its_detail_holds() {
         let request = RequestId::new(uuid::Uuid::from_u128(7));
+        let name = request_id(request);
         for (rejection, retry_after) in [
+            (Rejection::KeyUnknown, None),
             (Rejection::PermissionMissing("a \"b\" \\ \n \u{1} é".into()), None),
             (Rejection::WindowExhausted { retry_after: std::time::Duration::from_secs(17) }, Some(17)),
         ] {
-            let problem: serde_json::Value = serde_json::from_slice(&problem(&rejection, request)).unwrap();
+            let problem: serde_json::Value = serde_json::from_slice(&problem(&rejection, &name)).unwrap();
             let consequence = rejection.consequence();
             assert_eq!(problem["detail"], *rejection.detail());
             assert_eq!((problem["status"].as_u64(), problem["code"].as_str()), (Some(consequence.status.into()), Some(consequence.code)));

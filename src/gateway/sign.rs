@@ -108,18 +108,17 @@ impl Signer {
         &self.keys
     }
 
-    /// The assertion for a granted request.
-    pub fn assert(&self, grant: &Grant, request: RequestId, method: &Method) -> Assertion {
-        Assertion { header: self.header.clone(), value: self.value(grant, request, method) }
+    /// The assertion for a granted request, as of `now`.
+    pub fn assert(&self, grant: &Grant, request: RequestId, method: &Method, now: Timestamp) -> Assertion {
+        Assertion { header: self.header.clone(), value: self.value(grant, request, method, now) }
     }
 
-    fn value(&self, grant: &Grant, request: RequestId, method: &Method) -> HeaderValue {
+    fn value(&self, grant: &Grant, request: RequestId, method: &Method, now: Timestamp) -> HeaderValue {
         if grant.asserts_each_request() {
             let target = grant.target_as_forwarded().as_str();
             let binding = Binding { request, method, target };
-            return self.sign(grant, clock::wall_now(), Some(binding)).0;
+            return self.sign(grant, now, Some(binding)).0;
         }
-        let now = clock::wall_now();
         let mut cache = grant.principal().cached().assertions.0.lock();
         let known = cache.iter().find(|shared| shared.generation == self.generation && *shared.upstream == **grant.upstream_name());
         if let Some(shared) = known.filter(|shared| shared.fresh_from <= now && now < shared.fresh_until) {

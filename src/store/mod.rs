@@ -78,7 +78,7 @@ pub struct Found {
     pub record: Option<KeyRecord>,
     /// Where it was looked for.
     pub partition: Partition,
-    /// The partition's epoch, read together with the record.
+    /// The partition's epoch, read together with the record or before it: nothing up to it is missing from the record.
     pub epoch: Epoch,
 }
 

@@ -143,6 +143,7 @@ fn is_of_one_hop(name: &str) -> bool {
     matches!(
         name,
         "connection"
+            | "close"
             | "keep-alive"
             | "proxy-connection"
             | "proxy-authenticate"
@@ -220,9 +221,12 @@ fn is_no_trailer(name: &str) -> bool {
 }
 
 /// What `Connection` names. It may name anything; `Content-Length` is not for it to remove, because a length that one side
-/// believes and the other does not see is a smuggled request. A set, for it may name thousands; mostly it names nothing.
+/// believes and the other does not see is a smuggled request. A set, for it may name thousands; mostly it names nothing, since what
+/// nearly every `Connection` says is no field that [would cross](is_of_one_hop).
 fn named_by_connection(headers: &HeaderMap) -> HashSet<HeaderName> {
-    let named = members(headers, &CONNECTION).filter_map(|member| HeaderName::from_bytes(member.as_bytes()).ok());
+    let is_usual = |member: &str| ["keep-alive", "close"].iter().any(|usual| member.eq_ignore_ascii_case(usual));
+    let unusual = members(headers, &CONNECTION).filter(|member| !is_usual(member));
+    let named = unusual.filter_map(|member| HeaderName::from_bytes(member.as_bytes()).ok());
     named.filter(|name| *name != CONTENT_LENGTH).collect()
 }
 
@@ -356,6 +360,7 @@ mod tests {
         for (name, sent) in [
             ("connection", "keep-alive"),
             ("keep-alive", "timeout=5"),
+            ("close", "now"),
             ("proxy-connection", "keep-alive"),
             ("proxy-authorization", "Basic x"),
             ("transfer-encoding", "chunked"),

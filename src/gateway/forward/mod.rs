@@ -43,7 +43,7 @@ use self::share::Shares;
 pub use self::upgrade::{Tunnel, TunnelEnd, TunnelOutcome};
 use crate::config;
 use crate::dial::{Dialer, Endpoint, Scheme};
-use crate::domain::{FirmId, Rejection};
+use crate::domain::{BootInstant, FirmId, Rejection};
 use crate::gateway::client_address::ClientAddress;
 use crate::gateway::exchange::Begun;
 use crate::gateway::policy::Grant;
@@ -95,6 +95,8 @@ pub struct Forwarding<'a> {
     body_bytes_max: u64,
     /// Counts the body.
     meter: Arc<Meter>,
+    /// From when on the upstream is waited for.
+    begun_at: BootInstant,
 }
 
 impl<'a> Forwarding<'a> {
@@ -119,6 +121,7 @@ impl<'a> Forwarding<'a> {
             declared_length: declared,
             body_bytes_max,
             meter: exchange.meter().clone(),
+            begun_at: begun.at(),
         }
     }
 }

@@ -65,7 +65,6 @@ impl From<Trouble> for Failure {
 
 /// See [`super::Forwarder::send`].
 pub(super) async fn send(parts: &Parts, incoming: Incoming, to: &Forwarding<'_>) -> Result<Forwarded, Failure> {
-    let started = clock::boot_now();
     let wish = upgrade::wish(parts, to)?;
     let ours = Ours {
         host: to.host,
@@ -85,7 +84,7 @@ pub(super) async fn send(parts: &Parts, incoming: Incoming, to: &Forwarding<'_>)
     let body = RequestBody::new(incoming, parts.version, to.meter.clone(), to.body_bytes_max);
     let wanted = if wish.is_some() { Wanted::Http1 } else { Wanted::Any };
     let (response, lease) = exchange(to.upstream, &request, body, wanted, &to.meter).await?;
-    to.upstream.observe(clock::boot_now().since(started));
+    to.upstream.observe(clock::boot_now().since(to.begun_at));
     match wish {
         Some(wish) => wish.answer(response, lease, to),
         None if response.status() == StatusCode::SWITCHING_PROTOCOLS => Err(Trouble::Broken.into()),

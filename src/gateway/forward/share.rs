@@ -5,9 +5,9 @@
 //! three quarters, and whoever comes next finds room at once. What it asks for beyond that is refused with 503, while
 //! every other firm's requests go on. A share lives as long as its request, answer and tunnel included.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use parking_lot::Mutex;
 
 use crate::domain::FirmId;

@@ -9,11 +9,11 @@
 
 mod held;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use http::HeaderValue;
 use parking_lot::Mutex;
 
@@ -48,6 +48,7 @@ pub struct Limiter {
 #[derive(PartialEq, Eq, Debug)]
 pub struct Allowance {
     standing: Standing,
+    taken_at: BootInstant,
 }
 
 /// Why a request got no permit.
@@ -92,9 +93,9 @@ impl Limiter {
     pub async fn take(&self, key: KeyId, (tag, partition): (FirmTag, Partition), limit: u32) -> Result<Allowance, LimitError> {
         let taken = match self.take_held(key, limit) {
             // Boxed, so that the requests that find a permit are spared the room for the call.
-            Local::Ask(turn) => Box::pin(self.take_in_turn(key, (tag, partition), limit, turn)).await,
-            Local::Taken(standing) => Ok(Allowance { standing }),
-            Local::Full(retry_after) => Err(LimitError::Full { retry_after }),
+            (_, Local::Ask(turn)) => Box::pin(self.take_in_turn(key, (tag, partition), limit, turn)).await,
+            (taken_at, Local::Taken(standing)) => Ok(Allowance { standing, taken_at }),
+            (_, Local::Full(retry_after)) => Err(LimitError::Full { retry_after }),
         };
         match &taken {
             Ok(_) => self.allowed.inc(),
@@ -111,13 +112,13 @@ impl Limiter {
         known.unwrap_or(Standing { limit, remaining: limit, reset: WINDOW })
     }
 
-    /// The fast path: one lock, no call, no allocation.
-    fn take_held(&self, key: KeyId, limit: u32) -> Local {
+    /// The fast path: one lock, no call, no allocation. Answers with its moment.
+    fn take_held(&self, key: KeyId, limit: u32) -> (BootInstant, Local) {
         let mut shard = self.shard(key).lock();
         // Read under the lock, or one that waited for it would spend a permit in the past.
         let now = clock::boot_now();
         shard.sweep(now);
-        shard.keys.entry(key).or_default().take(now, limit)
+        (now, shard.keys.entry(key).or_default().take(now, limit))
     }
 
     /// Waits for its turn to call; whoever had it before may have brought enough for all, or a failure for all.
@@ -127,12 +128,12 @@ impl Limiter {
         let mut calls = 0;
         loop {
             match self.take_held(key, limit) {
-                Local::Taken(standing) => return Ok(Allowance { standing }),
-                Local::Full(retry_after) => return Err(LimitError::Full { retry_after }),
-                Local::Ask(_) if calls == CALLS_MAX => {
+                (taken_at, Local::Taken(standing)) => return Ok(Allowance { standing, taken_at }),
+                (_, Local::Full(retry_after)) => return Err(LimitError::Full { retry_after }),
+                (_, Local::Ask(_)) if calls == CALLS_MAX => {
                     return Err(LimitError::Store(StoreError::Unavailable("permits came too late".into())));
                 }
-                Local::Ask(_) => calls += 1,
+                (_, Local::Ask(_)) => calls += 1,
             }
             if let Some(error) = self.with_held(key, |held| held.failure_since(waiting_since)) {
                 return Err(LimitError::Store(error));
@@ -238,6 +239,11 @@ impl Allowance {
     /// How full the window is with this request counted.
     pub fn standing(&self) -> Standing {
         self.standing
+    }
+
+    /// When the request was counted.
+    pub fn taken_at(&self) -> BootInstant {
+        self.taken_at
     }
 }
 

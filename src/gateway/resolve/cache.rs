@@ -1,9 +1,10 @@
-//! Two bounded caches over key digests: live keys, and refused ones.
+//! The cache of live keys, by their digests.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use foldhash::quality::RandomState;
 use moka::future::Cache;
 use parking_lot::Mutex;
 
@@ -13,8 +14,6 @@ use crate::store::{Epoch, Partition};
 
 /// Live keys kept; at about 600 bytes each and 700 more for an assertion while it is fresh, 120 MiB at most.
 const LIVE_KEYS_MAX: u64 = 100_000;
-/// Refused digests kept; a stranger's flood turns over in here and nowhere else.
-const REFUSED_MAX: u64 = 10_000;
 /// Different sets of permissions that are shared at a time; firms have a handful of roles, and most firms the same.
 const SHARED_SETS_MAX: usize = 1024;
 
@@ -65,27 +64,18 @@ impl CachedKey {
     }
 }
 
-/// Why a digest is refused without asking the store.
-#[derive(Clone, Debug)]
-pub(super) enum Refused {
-    /// Nobody had such a key at that epoch of that generation; a later creation makes this worthless.
-    Unknown(Partition, Epoch, u64),
-    /// The key was revoked, which is final.
-    Revoked(Arc<CachedKey>),
-}
-
-/// Both caches.
+/// The cache.
 #[derive(Debug)]
 pub(super) struct KeyCache {
-    pub(super) live: Cache<KeyDigest, Arc<CachedKey>>,
-    pub(super) refused: Cache<KeyDigest, Refused>,
+    pub(super) live: Cache<KeyDigest, Arc<CachedKey>, RandomState>,
     /// Sets of permissions that several keys have.
     shared_sets: Mutex<HashSet<FrozenPermissions>>,
 }
 
 impl KeyCache {
     pub(super) fn new() -> Self {
-        Self { live: Cache::new(LIVE_KEYS_MAX), refused: Cache::new(REFUSED_MAX), shared_sets: Mutex::default() }
+        let live = Cache::builder().max_capacity(LIVE_KEYS_MAX).build_with_hasher(RandomState::default());
+        Self { live, shared_sets: Mutex::default() }
     }
 
     /// The record as it is kept: without what only lists show, and with equal sets of permissions in one place.

@@ -17,8 +17,10 @@ use crate::metrics::Metrics;
 use crate::mutants::{self, Mutant};
 use crate::store::{Epoch, Partition, Store, StoreError};
 
-use super::cache::{CachedKey, KeyCache, Refused};
+use super::cache::{CachedKey, KeyCache};
+use super::refused::{Refused, RefusedKeys};
 use super::running::LOOKS_AT_ONCE;
+use super::single_flight::SingleFlight;
 
 /// A look-up that races with a change is repeated once; the second race is answered with 503.
 const ATTEMPTS: usize = 2;
@@ -32,6 +34,8 @@ const SWEPT_AT_ONCE: usize = 256;
 #[derive(Debug)]
 pub struct Keyring {
     pub(super) cache: KeyCache,
+    refused: RefusedKeys,
+    fills: SingleFlight<Result<Arc<CachedKey>, Miss>>,
     store: StoreHandle,
     pub(super) coherence: Arc<Coherence>,
     pub(super) looks: Semaphore,
@@ -67,7 +71,7 @@ pub enum Standing {
 }
 
 /// Why a fill brought no live key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Miss {
     Refused(Refused),
     Store(StoreError),
@@ -84,15 +88,15 @@ impl Keyring {
     /// An empty keyring.
     pub fn new(store: Arc<dyn Store>, coherence: Arc<Coherence>, metrics: &Metrics) -> Self {
         let looks = Semaphore::new(LOOKS_AT_ONCE);
-        Self { cache: KeyCache::new(), store: StoreHandle(store), coherence, looks, metrics: metrics.clone() }
+        let (cache, refused, fills) = (KeyCache::new(), RefusedKeys::new(), SingleFlight::new());
+        Self { cache, refused, fills, store: StoreHandle(store), coherence, looks, metrics: metrics.clone() }
     }
 
-    /// Says what is known about a presented key.
+    /// Says what is known about the key of a request that `arrived` then.
     ///
     /// # Errors
     /// [`Rejection::KeyUnknown`] or [`Rejection::StoreUnavailable`].
-    pub async fn resolve(&self, presented: &PresentedKey) -> Result<Resolved, Rejection> {
-        let arrived = clock::boot_now();
+    pub async fn resolve(&self, presented: &PresentedKey, arrived: BootInstant) -> Result<Resolved, Rejection> {
         let mut attempt = 1;
         loop {
             let key = match self.look_up(presented.tag(), presented.digest()).await {
@@ -129,7 +133,7 @@ impl Keyring {
         if !key.is_verified_at(applied) {
             if self.coherence.is_revoked(&presented.digest()) {
                 self.cache.live.invalidate(&presented.digest()).await;
-                self.cache.refused.insert(presented.digest(), Refused::Revoked(key.clone())).await;
+                self.refused.note(presented.digest(), Refused::Revoked(key.clone()));
                 return Standing::Revoked;
             }
             key.verify_at(applied);
@@ -158,7 +162,7 @@ impl Keyring {
             self.metrics.key_cache_hits.inc();
             return Ok(key);
         }
-        if let Some(refused) = self.still_refused(digest).await {
+        if let Some(refused) = self.still_refused(&digest) {
             self.metrics.key_cache_hits.inc();
             return Err(Miss::Refused(refused));
         }
@@ -169,25 +173,25 @@ impl Keyring {
     /// Asks the store, once for all who wait for the same key.
     async fn fill(&self, tag: FirmTag, digest: KeyDigest) -> Result<Arc<CachedKey>, Miss> {
         self.metrics.key_cache_misses.inc();
-        let filled = self.cache.live.try_get_with(digest, self.read(tag, digest)).await;
+        let filled = self.fills.run(digest, self.read_and_keep(tag, digest)).await;
         self.metrics.key_cache_entries.set(i64::try_from(self.cache.live.entry_count()).unwrap_or(i64::MAX));
-        match filled {
-            Ok(key) => Ok(key),
-            Err(miss) => {
-                if let Miss::Refused(refused) = &*miss {
-                    self.cache.refused.insert(digest, refused.clone()).await;
-                }
-                Err(match &*miss {
-                    Miss::Refused(refused) => Miss::Refused(refused.clone()),
-                    Miss::Store(error) => Miss::Store(error.clone()),
-                })
-            }
+        filled
+    }
+
+    /// Kept before others are told, so that whoever comes too late to share the answer finds it.
+    async fn read_and_keep(&self, tag: FirmTag, digest: KeyDigest) -> Result<Arc<CachedKey>, Miss> {
+        let read = self.read(tag, digest).await;
+        match &read {
+            Ok(key) => self.cache.live.insert(digest, key.clone()).await,
+            Err(Miss::Refused(refused)) => self.refused.note(digest, refused.clone()),
+            Err(Miss::Store(_)) => {}
         }
+        read
     }
 
     /// A refusal that is still true: revocations always, "unknown" only at the very epoch it was read.
-    async fn still_refused(&self, digest: KeyDigest) -> Option<Refused> {
-        match self.cache.refused.get(&digest).await? {
+    fn still_refused(&self, digest: &KeyDigest) -> Option<Refused> {
+        match self.refused.get(digest)? {
             Refused::Unknown(partition, epoch, generation) if !self.is_current(partition, epoch, generation) => None,
             refused => Some(refused),
         }
@@ -278,7 +282,7 @@ mod tests {
         }
 
         async fn standing(&self) -> Standing {
-            self.keyring.resolve(&self.presented).await.unwrap().standing
+            self.keyring.resolve(&self.presented, clock::boot_now()).await.unwrap().standing
         }
     }
 
@@ -311,7 +315,7 @@ mod tests {
         let record = bench.store.state.lock().record.take();
         bench.store.state.lock().run = "second";
         bench.coherence.join().await.unwrap();
-        let lost = bench.keyring.resolve(&bench.presented).await;
+        let lost = bench.keyring.resolve(&bench.presented, clock::boot_now()).await;
         assert!(matches!(lost, Err(Rejection::StoreUnavailable)), "a key that it may have lost is not called unknown: {lost:?}");
         bench.store.state.lock().record = record;
         assert_eq!(bench.standing().await, Standing::Unproven);

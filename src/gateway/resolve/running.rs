@@ -9,8 +9,9 @@ use std::time::Duration;
 use crate::coherence::Doubt;
 use crate::store::StoreError;
 
-use super::cache::{CachedKey, Refused};
+use super::cache::CachedKey;
 use super::keyring::{Keyring, Miss};
+use super::refused::Refused;
 
 /// Keys read again at once: enough for thousands within the time, and few of the store's connections.
 pub(super) const LOOKS_AT_ONCE: usize = 16;

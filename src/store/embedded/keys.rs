@@ -13,7 +13,7 @@ use super::writer::Change;
 use super::{activity, noted};
 use crate::clock;
 use crate::domain::{FirmId, KeyDigest, KeyId, KeyRecord, KeyState, Timestamp};
-use crate::store::{Creation, Epoch, Found, KeyView, NewKey, Partition, Revocation, RevokeRequest, StoreError};
+use crate::store::{Creation, Epoch, KeyView, NewKey, Partition, Revocation, RevokeRequest, StoreError};
 
 /// The embedded store is one partition.
 pub(super) const PARTITION: Partition = Partition(0);
@@ -71,20 +71,13 @@ pub(super) fn revoke(change: &mut Change<'_>, request: RevokeRequest) -> Result<
     Ok(Revocation::Revoked { record, first: true, partition: PARTITION, epoch: Epoch(epoch) })
 }
 
-/// Looks a key up by its digest; record and epoch are of one snapshot.
-pub(super) fn find(snapshot: &ReadTransaction, digest: KeyDigest) -> Result<Found, StoreError> {
+/// Looks a key up by its digest.
+pub(super) fn find(snapshot: &ReadTransaction, digest: KeyDigest) -> Result<Option<KeyRecord>, StoreError> {
     let by_digest = snapshot.open_table(schema::KEYS_BY_DIGEST).map_err(failed)?;
-    let record = match by_digest.get(digest.as_bytes().as_slice()).map_err(failed)? {
-        Some(id) => {
-            let id = KeyId::new(Reading::of(id.value()).uuid()?);
-            let keys = snapshot.open_table(schema::KEYS).map_err(failed)?;
-            Some(schema::record_in(&keys, id)?.ok_or_else(|| corrupt("a digest leads to a key that is not there"))?)
-        }
-        None => None,
-    };
-    let meta = snapshot.open_table(schema::META).map_err(failed)?;
-    let epoch = Epoch(schema::number_in(&meta, schema::META_EPOCH)?);
-    Ok(Found { record, partition: PARTITION, epoch })
+    let Some(id) = by_digest.get(digest.as_bytes().as_slice()).map_err(failed)? else { return Ok(None) };
+    let id = KeyId::new(Reading::of(id.value()).uuid()?);
+    let keys = snapshot.open_table(schema::KEYS).map_err(failed)?;
+    schema::record_in(&keys, id)?.ok_or_else(|| corrupt("a digest leads to a key that is not there")).map(Some)
 }
 
 /// One key of a firm; another firm's is not found.

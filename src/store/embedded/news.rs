@@ -43,6 +43,11 @@ impl News {
         }
     }
 
+    /// That of the last change that was answered.
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch)
+    }
+
     /// The current epoch and what was revoked after `applied`.
     pub(super) fn after(&self, applied: Epoch) -> (Epoch, Invalidations) {
         let missed = self.epoch.checked_sub(applied.0).and_then(|missed| usize::try_from(missed).ok());

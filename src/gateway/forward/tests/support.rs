@@ -162,6 +162,7 @@ impl Front {
             declared_length,
             body_bytes_max: BODY_BYTES_MAX,
             meter,
+            begun_at: crate::clock::boot_now(),
         };
         self.forwarder.send(&parts, body, &to).await
     }
