@@ -47,7 +47,7 @@ WORKDIR /var/lib/assure-gateway
 VOLUME ["/var/lib/assure-gateway"]
 ENV ASSURE_GATEWAY_CONFIG=/etc/assure-gateway/gateway.yaml
 EXPOSE 8080 8081 9090
-# SIGTERM drains; the orchestrator's patience must be longer than `edge.drain`.
+# SIGTERM drains; the orchestrator's patience must be longer than `edge.drain_notice`, `edge.drain` and 25 s together.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 \
     CMD ["/usr/local/bin/assure-gateway", "healthcheck", "--ops", "http://127.0.0.1:9090"]

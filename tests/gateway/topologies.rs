@@ -189,7 +189,7 @@ fn goes_on_without(lost: &Server, gateways: &[&Gateway], hit: &[&Firm], spared: 
     let mut others = Seen::default();
     lost.kill();
     let began = Instant::now();
-    let mut mended = None;
+    let (mut mended, mut is_told) = (None, false);
     while mended.is_none() {
         assert!(began.elapsed() < MENDED, "{} accepted and {} refused", seen.accepted.len(), seen.refused);
         let round = Instant::now();
@@ -206,9 +206,12 @@ fn goes_on_without(lost: &Server, gateways: &[&Gateway], hit: &[&Firm], spared: 
         for firm in spared {
             ask(firm, &mut others);
         }
+        let (is_green, why) = gateways[0].readiness("coherence");
+        is_told |= is_green && why.contains(" partitions: ");
         mended = (all_served && seen.refused > 0).then(|| began.elapsed());
         eventually!(SOON, round.elapsed() >= ROUND);
     }
+    assert!(is_told, "an operator reads which part is away");
     println!(
         "its firms waited {mended:?} ({} refused); others: {} served, {} refused",
         seen.refused,

@@ -18,7 +18,7 @@ const RECEIVE_BYTES: usize = 2 * 1024;
 const TASTE_BYTES: usize = 16;
 
 pub(super) const SLOW_HEADS: [Attack; 2] = [
-    Attack { name: "slow heads", run: slow_heads, endings: &["408", "closed"] },
+    Attack { name: "slow heads", run: slow_heads, endings: &["closed"] },
     Attack { name: "connections that say nothing", run: silent, endings: &["closed"] },
 ];
 pub(super) const SLOW_BODIES: [Attack; 1] = [Attack { name: "slow bodies", run: slow_bodies, endings: &["408"] }];
