@@ -9,19 +9,23 @@ use tokio::sync::OnceCell;
 
 use crate::domain::KeyDigest;
 
-type Result<T> = Arc<OnceCell<T>>;
-
 /// What runs now.
 #[derive(Debug)]
 pub(super) struct SingleFlight<T> {
-    running: Mutex<HashMap<KeyDigest, Result<T>>>,
+    running: Mutex<HashMap<KeyDigest, Flight<T>>>,
 }
 
-/// One who waits for a result; the last of them, or the first who has it, takes it off.
+#[derive(Debug)]
+struct Flight<T> {
+    result: Arc<OnceCell<T>>,
+    waiting: usize,
+}
+
+/// One who waits for a result. The first who has it takes it off the map, or the last who gives up.
 struct Waiter<'a, T> {
     flights: &'a SingleFlight<T>,
     digest: KeyDigest,
-    result: Result<T>,
+    result: Arc<OnceCell<T>>,
 }
 
 impl<T: Clone> SingleFlight<T> {
@@ -37,18 +41,20 @@ impl<T: Clone> SingleFlight<T> {
     }
 
     fn join(&self, digest: KeyDigest) -> Waiter<'_, T> {
-        let result = self.running.lock().entry(digest).or_default().clone();
-        Waiter { flights: self, digest, result }
+        let mut running = self.running.lock();
+        let flight = running.entry(digest).or_insert_with(|| Flight { result: Arc::default(), waiting: 0 });
+        flight.waiting += 1;
+        Waiter { flights: self, digest, result: flight.result.clone() }
     }
 }
 
 impl<T> Drop for Waiter<'_, T> {
     fn drop(&mut self) {
         let mut running = self.flights.running.lock();
-        // The map's and this one. More are made under the lock only.
-        let is_last = Arc::strong_count(&self.result) <= 2;
-        let is_mine = |there: &Result<T>| Arc::ptr_eq(there, &self.result);
-        if (is_last || self.result.initialized()) && running.get(&self.digest).is_some_and(is_mine) {
+        // Not there, or a later one: somebody had the result already.
+        let Some(flight) = running.get_mut(&self.digest).filter(|flight| Arc::ptr_eq(&flight.result, &self.result)) else { return };
+        flight.waiting -= 1;
+        if flight.waiting == 0 || flight.result.initialized() {
             running.remove(&self.digest);
         }
     }
@@ -98,5 +104,16 @@ mod tests {
         assert!(is_idle(&flights));
         assert_eq!(flights.run(DIGEST, pending()).now_or_never(), None);
         assert!(is_idle(&flights), "a work that nobody waits for any more");
+    }
+
+    #[test]
+    fn many_who_give_up_at_once_leave_nothing_behind() {
+        let flights = SingleFlight::<u32>::new();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..20_000).for_each(|_| assert_eq!(flights.run(DIGEST, pending()).now_or_never(), None)));
+            }
+        });
+        assert!(is_idle(&flights));
     }
 }
