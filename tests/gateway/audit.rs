@@ -1,9 +1,11 @@
 //! K16: every action on a key is in the firm's activity log, exactly once: across refusals, clients that go away at
 //! any moment, and kill -9 under load.
 //!
-//! The oracle: what the upstream saw is a subset of what the log holds, and so is what clients were told.
+//! The oracle: what the upstream saw is a subset of what the log holds, and so is what clients were told. Of creates and revokes the
+//! list of keys is one, too: what it shows is what the log holds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -13,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::chunk;
 use crate::support::eventually::{eventually, found};
-use crate::support::{Client, FIRM, Gateway, Http2, Key, Reply, Request, SOON, USER};
+use crate::support::{Client, EDIT, FIRM, Gateway, Http2, Key, Reply, Request, SOON, USER, VIEW};
 
 fn text<'a>(record: &'a Value, member: &str) -> &'a str {
     record[member].as_str().unwrap_or_else(|| panic!("{member} is missing in {record}"))
@@ -252,6 +254,67 @@ fn after_kill_9_under_load_every_request_the_upstream_saw_is_in_the_log_exactly_
     }
     assert_dense(&uses);
     assert!(gateway.metric("assure_gateway_audit_dropped_total").abs() < f64::EPSILON);
+}
+
+/// Creates a key and revokes it, again and again until nobody answers; answers the ids of keys whose creation and whose revocation
+/// was confirmed.
+fn come_and_go(admin: SocketAddr, editor: &str) -> [Vec<String>; 2] {
+    let (mut created, mut revoked) = (Vec::new(), Vec::new());
+    let mut client = Client::connect(admin);
+    let mut ask = |target: &str, body: &Value| {
+        let request = Request { host: admin.to_string(), ..Request::json("POST", target, body).bearer(editor) };
+        client.exchange(&request).ok().filter(|answer| answer.complete).map(|answer| (answer.status, answer.json()))
+    };
+    while let Some((status, key)) = ask("/v1/keys", &json!({ "name": "comes and goes" })) {
+        assert_eq!(status, 201, "{key}");
+        let id = text(&key, "id").to_owned();
+        created.push(id.clone());
+        let Some((status, answer)) = ask(&format!("/v1/keys/{id}/revoke"), &json!({})) else { break };
+        assert_eq!(status, 200, "{answer}");
+        revoked.push(id);
+    }
+    [created, revoked]
+}
+
+#[test]
+fn creates_and_revokes_under_kill_9_leave_one_record_for_each_that_happened() {
+    let mut gateway = Gateway::start();
+    let editors: Vec<String> = (0..4).map(|number| gateway.token(&format!("firm-{number}"), USER, &[VIEW, EDIT])).collect();
+    let mut confirmed: Vec<[Vec<String>; 2]> = vec![Default::default(); editors.len()];
+    // What a crash leaves live counts against a creator's five keys.
+    for _ in 0..4 {
+        let admin = gateway.admin();
+        let records = |gateway: &Gateway| editors.iter().map(|editor| gateway.activity(editor).len()).sum::<usize>();
+        let before = records(&gateway);
+        let told: Vec<[Vec<String>; 2]> = thread::scope(|scope| {
+            let loads: Vec<_> = editors.iter().map(|editor| scope.spawn(move || come_and_go(admin, editor))).collect();
+            eventually!(SOON, records(&gateway) > before + 20, "keys come and go");
+            gateway.kill9();
+            loads.into_iter().map(|load| load.join().expect("no client panics")).collect()
+        });
+        for (known, told) in confirmed.iter_mut().zip(told) {
+            known.iter_mut().zip(told).for_each(|(known, told)| known.extend(told));
+        }
+        gateway.restart();
+    }
+    for (editor, [created, revoked]) in editors.iter().zip(&confirmed) {
+        let records = gateway.activity(editor);
+        let recorded = |action: &str| -> Vec<&str> {
+            records.iter().filter(|record| record["action"] == action).map(|record| text(record, "key_id")).collect()
+        };
+        let listed = |status: &str| -> BTreeSet<String> {
+            let page = gateway.admin_get(editor, &format!("/v1/keys?status={status}")).expect(200).json();
+            page["keys"].as_array().expect("a list").iter().map(|key| text(key, "id").to_owned()).collect()
+        };
+        for (action, happened, told) in [("key.create", listed("all"), created), ("key.revoke", listed("revoked"), revoked)] {
+            let recorded = recorded(action);
+            let once: BTreeSet<&str> = recorded.iter().copied().collect();
+            assert_eq!(once.len(), recorded.len(), "no {action} is recorded twice");
+            assert_eq!(once, happened.iter().map(String::as_str).collect(), "{action}: what happened is recorded and nothing else");
+            assert!(told.iter().all(|id| once.contains(id.as_str())), "{action}: what a client was told happened");
+        }
+        assert!(created.len() > 4 && revoked.len() > 4, "{} and {}", created.len(), revoked.len());
+    }
 }
 
 #[test]
