@@ -374,6 +374,22 @@ fn every_test_file_is_part_of_the_one_integration_binary() {
 }
 
 #[test]
+fn the_fuzz_workspaces_lock_knows_every_dependency() {
+    let read = |name: &str| fs::read_to_string(repository().join(name)).expect("it is there");
+    let (manifest, lock) = (read("Cargo.toml"), read("tests/fuzz/Cargo.lock"));
+    let section = manifest.split("\n[").find_map(|section| section.strip_prefix("dependencies]")).expect("there are dependencies");
+    let locked = lock.split("[[package]]").find(|package| package.contains("name = \"assure-gateway\"")).expect("it is locked");
+    let lines = section.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(" = "));
+    // A renamed crate is locked by its own name.
+    let crates = lines.map(|(name, value)| value.split("package = \"").nth(1).and_then(|own| own.split('"').next()).unwrap_or(name));
+    let missing = crates.filter(|name| !locked.contains(&format!("\"{name}\"")) && !locked.contains(&format!("\"{name} ")));
+    assert_none(
+        "tests/fuzz/Cargo.lock is held to (cargo metadata there brings it up to date)",
+        &missing.map(str::to_owned).collect::<Vec<_>>(),
+    );
+}
+
+#[test]
 fn examples_in_the_readme_stand_in_the_files_that_tests_run() {
     let readme = fs::read_to_string(repository().join("README.md")).expect("the README");
     let mut examples = readme.split("<!-- from ").skip(1);
