@@ -64,9 +64,10 @@ impl CachedKey {
     }
 }
 
-/// The cache.
+/// The cache, and what several of its keys share.
 #[derive(Debug)]
 pub(super) struct KeyCache {
+    /// moka takes the upper bits of a hash as well as the lower ones: all of them have to be good.
     pub(super) live: Cache<KeyDigest, Arc<CachedKey>, RandomState>,
     /// Sets of permissions that several keys have.
     shared_sets: Mutex<HashSet<FrozenPermissions>>,

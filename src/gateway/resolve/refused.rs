@@ -42,19 +42,17 @@ impl RefusedKeys {
 
     /// Why a digest was refused last, if that is still known.
     pub(super) fn get(&self, digest: &KeyDigest) -> Option<Refused> {
-        let place = self.place(digest)?.lock();
+        let place = self.place(digest).lock();
         place.as_ref().filter(|(held, _)| held == digest).map(|(_, refused)| refused.clone())
     }
 
     pub(super) fn note(&self, digest: KeyDigest, refused: Refused) {
-        if let Some(place) = self.place(&digest) {
-            *place.lock() = Some((digest, refused));
-        }
+        *self.place(&digest).lock() = Some((digest, refused));
     }
 
-    fn place(&self, digest: &KeyDigest) -> Option<&Place> {
-        let hash = self.hasher.hash_one(digest);
-        self.places.get(usize::try_from(hash % PLACES as u64).unwrap_or_default())
+    fn place(&self, digest: &KeyDigest) -> &Place {
+        let number = usize::try_from(self.hasher.hash_one(digest) % PLACES as u64);
+        number.ok().and_then(|number| self.places.get(number)).expect("a remainder of the number of places is a place")
     }
 }
 
